@@ -1,0 +1,158 @@
+"""The ports: what the core asks of a text-to-video generator and of a video VLM."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from transporter_pl.registry import Registry
+from transporter_pl.samples import VideoSpec
+
+
+class Frozen(nn.Module):
+    """A backbone that stays as it is: eval mode after ``.train()``, no gradients to its weights.
+
+    Gradients still flow *through* it, from outputs to inputs. Subclasses call ``freeze()`` when their weights are in
+    place. ``source`` is the hub id or folder it was loaded from; caches and banks name it.
+    """
+
+    source: str
+    video: VideoSpec
+
+    def freeze(self) -> Self:
+        """Switch to eval and stop gradients to every weight."""
+        return self.eval().requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode, whatever Lightning asks for."""
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the weights."""
+        return next(self.parameters()).dtype
+
+
+class Schedule(Protocol):
+    """The generator's own denoising schedule, made anew for every sampling run (solvers keep a history)."""
+
+    times: Tensor  # (steps,) t of each step in (0, 1], descending
+
+    def step(self, velocity: Tensor, index: int, latents: Tensor) -> Tensor:
+        """Latents after step ``index``, given v at ``times[index]``; all (B, C, T', H', W')."""
+
+
+class GeneratorAdapter(Frozen, ABC):
+    """A text-to-video generator Ξ.
+
+    One convention outward, whatever the backbone's own: z_t = (1 − t) z + t ω with noise ω ~ N(0, I), t ∈ [0, 1], and
+    the velocity v = ω − z. Latents are normalised as the generator's own pipeline does.
+    """
+
+    @classmethod
+    @abstractmethod
+    def from_pretrained(cls, path: str | Path, video: VideoSpec, dtype: torch.dtype = torch.float32) -> Self:
+        """Load from a hub id or a local folder, for videos of one geometry.
+
+        Raises:
+            TransporterError: Before any weight is loaded, if the geometry does not suit the generator.
+        """
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Write a folder that ``from_pretrained`` reads."""
+
+    @property
+    @abstractmethod
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """(C, T', H', W') of one clip's latents, from the configuration alone."""
+
+    @property
+    @abstractmethod
+    def condition_shape(self) -> tuple[int, int]:
+        """(L, D_c) of one caption's condition."""
+
+    @abstractmethod
+    def encode(self, video: Tensor) -> Tensor:
+        """Video (B, T, 3, H, W) in [0, 1] → latents z_Ξ (B, C, T', H', W'), differentiable."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, T', H', W') → video (B, T, 3, H, W) in [0, 1], differentiable where not clamped."""
+
+    @abstractmethod
+    def encode_text(self, captions: list[str]) -> Tensor:
+        """Captions → condition ε_Ξ (B, L, D_c), padded as the generator's own pipeline does."""
+
+    @abstractmethod
+    def velocity(self, latents: Tensor, condition: Tensor, t: Tensor) -> Tensor:
+        """v = G(z_t, ε, t): latents (B, C, T', H', W'), condition (B, L, D_c), t (B,) in [0, 1] → shape of latents."""
+
+    @abstractmethod
+    def schedule(self, steps: int) -> Schedule:
+        """A fresh denoising schedule of ``steps`` steps, the pipeline's own."""
+
+    @property
+    @abstractmethod
+    def guidance_scale(self) -> float:
+        """Classifier-free guidance scale that the backbone is meant to be sampled with; 1 means none."""
+
+
+class VLMAdapter(Frozen, ABC):
+    """A video vision-language model Ω. Visual tokens z_Ω are what enters its language model."""
+
+    @classmethod
+    @abstractmethod
+    def from_pretrained(cls, path: str | Path, video: VideoSpec, dtype: torch.dtype = torch.float32) -> Self:
+        """Load from a hub id or a local folder, for videos of one geometry.
+
+        Raises:
+            TransporterError: Before any weight is loaded, if the geometry does not suit the VLM's token grid.
+        """
+
+    @abstractmethod
+    def save(self, path: str | Path) -> None:
+        """Write a folder that ``from_pretrained`` reads."""
+
+    @property
+    @abstractmethod
+    def token_shape(self) -> tuple[int, int]:
+        """(N, D) of one clip's visual tokens, from the configuration alone."""
+
+    @property
+    @abstractmethod
+    def default_prompt(self) -> str:
+        """The question that captions are asked with when the user gives none."""
+
+    @abstractmethod
+    def encode(self, video: Tensor) -> Tensor:
+        """Video (B, T, 3, H, W) in [0, 1] → tokens z_Ω (B, N, D), differentiable down to the pixels."""
+
+    @abstractmethod
+    def logits(self, tokens: Tensor, prompt: str | None = None, answer: str = "") -> Tensor:
+        """Next-token logits (B, V) after the prompt and the beginning of an answer, differentiable down to tokens."""
+
+    @abstractmethod
+    def caption(self, tokens: Tensor, prompt: str | None = None, max_new_tokens: int = 64) -> list[str]:
+        """Greedy caption of every clip; tokens (B, N, D)."""
+
+    @abstractmethod
+    def token_ids(self, text: str) -> list[int]:
+        """Ids of a text as the VLM would write it in an answer, without special tokens."""
+
+    @abstractmethod
+    def text(self, ids: list[int]) -> str:
+        """The inverse of ``token_ids``."""
+
+
+generators: Registry[type[GeneratorAdapter]] = Registry("generators")
+vlms: Registry[type[VLMAdapter]] = Registry("vlms")

@@ -1,0 +1,119 @@
+"""What travels between the rooms: frozen dataclasses with a shape per field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VideoSpec:
+    """Geometry of the videos that an adapter is built for.
+
+    Attributes:
+        frames: Number of frames T.
+        height: Frame height in pixels.
+        width: Frame width in pixels.
+        fps: Frames per second.
+    """
+
+    frames: int
+    height: int
+    width: int
+    fps: float = 8.0
+
+    def __str__(self) -> str:
+        """Readable geometry, as in error messages."""
+        return f"{self.frames} frames of {self.height}x{self.width} at {self.fps:g} fps"
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """Shapes of one clip's encodings, from which a coupling network is built.
+
+    Attributes:
+        latents: (C, T', H', W') of z_Ξ.
+        condition: (L, D_c) of π_Ξ.
+        tokens: (N, D) of z_Ω.
+    """
+
+    latents: tuple[int, int, int, int]
+    condition: tuple[int, int]
+    tokens: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The frozen models that encoded clips, or a network trained on them, come from.
+
+    Attributes:
+        generator: Hub id or folder of the generator Ξ.
+        vlm: Hub id or folder of the VLM Ω.
+        video: Geometry of the clips.
+    """
+
+    generator: str
+    vlm: str
+    video: VideoSpec
+
+
+@dataclass(frozen=True)
+class Clips:
+    """A batch of captioned videos.
+
+    Attributes:
+        ids: Names of the B clips.
+        video: Pixels x in [0, 1], (B, T, 3, H, W).
+        captions: One caption a clip.
+    """
+
+    ids: tuple[str, ...]
+    video: Tensor
+    captions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Everything the frozen backbones say about a batch of clips; what the latent cache holds.
+
+    Attributes:
+        ids: Names of the B clips.
+        captions: One caption a clip.
+        latents: z_Ξ, the generator's normalised latents, (B, C, T', H', W').
+        condition: π_Ξ, the generator's text states, (B, L, D_c).
+        tokens: z_Ω, the VLM's visual tokens, (B, N, D).
+        reencoded: z_Ξ→Ω = E_Ω(D_Ξ(z_Ξ)), (B, N, D).
+    """
+
+    ids: tuple[str, ...]
+    captions: tuple[str, ...]
+    latents: Tensor
+    condition: Tensor
+    tokens: Tensor
+    reencoded: Tensor
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> Self:
+        """The batch on another device; Lightning moves batches by this method."""
+        names = ("latents", "condition", "tokens", "reencoded")
+        return replace(self, **{n: getattr(self, n).to(device, non_blocking=non_blocking) for n in names})
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """What the coupling network Φ returns.
+
+    Attributes:
+        first: ẑ1 of Φ_Ω1 (the Mixer), (B, N, D).
+        second: ẑ2 of Φ_Ω2 (the Transformer), (B, N, D).
+        tokens: z̃_Ω, the transported tokens, (B, N, D).
+        plan: T̃, (B, N source tokens i, N target tokens j), every column sums to 1; ``None`` where no plan is made.
+    """
+
+    first: Tensor
+    second: Tensor
+    tokens: Tensor
+    plan: Tensor | None = None
