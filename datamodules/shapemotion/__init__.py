@@ -1,0 +1,1 @@
+"""The embedded world: captioned clips of a moving oval, and a reader that measures them."""

@@ -1,0 +1,81 @@
+"""Lightning callbacks that hold a training against the factor reader while it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L  # noqa: N812
+import torch
+from torch import Tensor
+
+from transporter_pl.datamodules.shapemotion.reader import read
+from transporter_pl.datamodules.shapemotion.world import FACTORS, Scene, parse_caption, render, sample_scene
+from transporter_pl.explain.sampler import sample
+
+
+class _Measured(L.Callback):
+    """Draws held-out scenes once and logs, after every validation, how well each factor agrees with its word."""
+
+    def __init__(self, clips: int = 64, seed: int = 88) -> None:
+        self.clips, self.seed = clips, seed
+
+    def scene(self) -> tuple[Scene, torch.Generator]:
+        """The same held-out scenes at every call."""
+        generator = torch.Generator().manual_seed(self.seed)
+        return sample_scene(self.clips, generator, held_out=True), generator
+
+    def log_agreement(self, trainer: L.Trainer, words: Tensor, truth: Tensor) -> None:
+        """Share of clips in which each factor's word agrees; words and truth (B, 6)."""
+        for name, share in zip(FACTORS, (words == truth).float().mean(0).tolist(), strict=True):
+            trainer.lightning_module.log(f"reader/{name}", share, batch_size=len(words))
+
+    def log_video(self, trainer: L.Trainer, video: Tensor, tag: str) -> None:
+        """Frames of the first eight clips as one picture: clips down, time across."""
+        if isinstance(trainer.logger, L.pytorch.loggers.TensorBoardLogger):
+            rows = video[:8].permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+            trainer.logger.experiment.add_image(tag, rows, trainer.global_step)
+
+    def log_reading(self, trainer: L.Trainer, video: Tensor, scene: Scene, tag: str) -> None:
+        """Agreement, wholeness and a picture of videos (B, T, 3, H, W) that should show the scenes."""
+        reading = read(video.cpu())
+        self.log_agreement(trainer, reading.words, scene.words)
+        trainer.lightning_module.log("reader/whole", reading.whole.float().mean(), batch_size=len(video))
+        self.log_video(trainer, video, tag)
+
+
+class ReadReconstructions(_Measured):
+    """For the VAE recipe: the factors after encode and decode."""
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Encode, decode, read."""
+        scene, generator = self.scene()
+        video = render(scene, 9, 64, generator).to(pl_module.device)
+        pixels = video.transpose(1, 2) * 2 - 1
+        decoded = pl_module.vae.decode(pl_module.vae.encode(pixels).latent_dist.mode()).sample
+        self.log_reading(trainer, (decoded.transpose(1, 2) + 1) / 2, scene, "reconstructions")
+
+
+class ReadGenerations(_Measured):
+    """For the generator recipe: the factors of videos generated from held-out captions."""
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Generate, read."""
+        scene, generator = self.scene()
+        adapter = pl_module.adapter
+        noise = torch.randn(len(scene), *adapter.latent_shape, generator=generator).to(pl_module.device)
+        latents = sample(adapter, adapter.encode_text(scene.captions()), noise, steps=20)
+        self.log_reading(trainer, adapter.decode(latents), scene, "generations")
+
+
+class ReadCaptions(_Measured):
+    """For the VLM recipe: the factors that its captions of held-out clips name."""
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Caption, parse."""
+        scene, generator = self.scene()
+        video = render(scene, 9, 64, generator).to(pl_module.device)
+        said = [parse_caption(c) for c in pl_module.adapter.caption(pl_module.adapter.encode(video))]
+        self.log_agreement(trainer, torch.tensor([[s[name] for name in FACTORS] for s in said]), scene.words)

@@ -1,0 +1,139 @@
+"""Fresh ShapeMotion clips for the pretraining recipes, rendered in the data loader."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import lightning as L  # noqa: N812
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from transporter_pl.datamodules.shapemotion.files import frame_side
+from transporter_pl.datamodules.shapemotion.world import TEMPLATES, Scene, render, sample_scene
+from transporter_pl.errors import TransporterError
+from transporter_pl.samples import Clips, VideoSpec
+
+
+@dataclass(frozen=True)
+class RenderedClips:
+    """A batch of clips with the scenes that they show.
+
+    Attributes:
+        clips: Captioned videos.
+        scene: The truth about them; it stays on the CPU, where the reader works.
+    """
+
+    clips: Clips
+    scene: Scene
+
+    def to(self, device: torch.device) -> Self:
+        """The batch with its video on another device; Lightning moves batches by this method."""
+        return replace(self, clips=replace(self.clips, video=self.clips.video.to(device)))
+
+
+class RenderedBatches(Dataset[RenderedClips]):
+    """Batch k of an endless stream, a pure function of its arguments and k.
+
+    Args:
+        video: Geometry; frames are square.
+        batch_size: Clips a batch.
+        seed: Seed of the stream.
+        held_out: Whether the word combinations are those that training never sees.
+        templates: Caption template: ``random``, or one template's index.
+    """
+
+    def __init__(
+        self, video: VideoSpec, batch_size: int, seed: int, held_out: bool, templates: Literal["random"] | int
+    ) -> None:
+        self.frames, self.side = video.frames, frame_side(video)
+        self.batch_size, self.seed = batch_size, seed
+        self.held_out, self.templates = held_out, templates
+
+    def __getitem__(self, index: int) -> RenderedClips:
+        """Render batch ``index``."""
+        name = f"{'held-out' if self.held_out else 'train'}-{self.seed}-{index}"
+        # neighbouring seeds of torch's generator start alike: a digest has no neighbours
+        digest = hashlib.sha256(name.encode()).digest()
+        draws = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        scene = sample_scene(self.batch_size, draws, self.held_out)
+        pixels = render(scene, self.frames, self.side, draws)
+        if self.templates == "random":
+            captions = scene.captions(torch.randint(len(TEMPLATES), (self.batch_size,), generator=draws))
+        else:
+            captions = scene.captions(self.templates)
+        ids = tuple(f"{name}-{clip}" for clip in range(self.batch_size))
+        return RenderedClips(Clips(ids, pixels, tuple(captions)), scene)
+
+
+class FreshIndices(Sampler[int]):
+    """Indices that no earlier epoch had: epoch · count … (epoch + 1) · count − 1."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.epoch = count, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Lightning says which epoch begins, also when a training is resumed."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Indices an epoch."""
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        """Indices of this epoch."""
+        return iter(range(self.epoch * self.count, (self.epoch + 1) * self.count))
+
+
+class ShapeMotionDataModule(L.LightningDataModule):
+    """Rendered clips: new ones at every step of a training, the same held-out combinations at every validation.
+
+    Args:
+        video: Geometry; frames are square.
+        batch_size: Clips a batch.
+        batches_per_epoch: Training batches that count as one epoch.
+        val_clips: Held-out clips, rounded up to whole batches.
+        seed: Seed of everything; step k sees the same clips in every run, with any number of workers.
+        templates: Caption template: ``random``, or one template's index.
+        num_workers: Processes that render.
+
+    Raises:
+        TransporterError: If frames are not square, a count is below one, or there is no such template.
+    """
+
+    def __init__(
+        self,
+        video: VideoSpec,
+        batch_size: int = 8,
+        batches_per_epoch: int = 1000,
+        val_clips: int = 64,
+        seed: int = 0,
+        templates: Literal["random"] | int = "random",
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if templates != "random" and templates not in range(len(TEMPLATES)):
+            msg = f"templates: {templates!r} is neither random nor 0 to {len(TEMPLATES) - 1}"
+            raise TransporterError(msg)
+        counts = {"batch_size": batch_size, "batches_per_epoch": batches_per_epoch, "val_clips": val_clips}
+        for name, count in counts.items():
+            if count < 1:
+                msg = f"{name}: {count} is below 1"
+                raise TransporterError(msg)
+        self.batches_per_epoch, self.val_batches = batches_per_epoch, -(-val_clips // batch_size)
+        self.num_workers = num_workers
+        self.train_batches = RenderedBatches(video, batch_size, seed, held_out=False, templates=templates)
+        self.held_out_batches = RenderedBatches(video, batch_size, seed, held_out=True, templates=templates)
+
+    def train_dataloader(self) -> DataLoader[RenderedClips]:
+        """New clips at every step."""
+        return self._loader(self.train_batches, FreshIndices(self.batches_per_epoch))
+
+    def val_dataloader(self) -> DataLoader[RenderedClips]:
+        """The same held-out clips at every call."""
+        return self._loader(self.held_out_batches, range(self.val_batches))
+
+    def _loader(self, batches: RenderedBatches, indices: FreshIndices | range) -> DataLoader[RenderedClips]:
+        return DataLoader(batches, batch_size=None, sampler=indices, num_workers=self.num_workers)
