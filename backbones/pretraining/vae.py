@@ -1,0 +1,119 @@
+"""Recipe of the small Wan VAE."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L  # noqa: N812
+import torch
+from diffusers import AutoencoderKLWan
+from torch import Tensor
+
+from transporter_pl.backbones.pretraining.anchor import BlockPCA
+from transporter_pl.backbones.pretraining.schedule import warm_hold_decay
+from transporter_pl.backbones.scratch import new_vae
+from transporter_pl.backbones.wan import decode_raw
+
+
+class VAEPretraining(L.LightningModule):
+    """Trains an AutoencoderKLWan: reconstruction + KL + anchor to the clips' principal components.
+
+    L = w mse(x, x̂) + 0.1 w |x − x̂| + β KL(q(z|x) ‖ N(0, I)) + λ mse(mode, PCA(x)), x in [-1, 1]; w is ``emphasis`` + 1
+    where a pixel differs from the clip's background (its median) and 1 elsewhere. For the first ``taught`` of the steps
+    the decoder reads PCA(x) with a little noise instead of the encoder's sample.
+
+    Args:
+        export: Folder of the finished VAE (diffusers' format).
+        latent_channels: K.
+        base_dim: Width of the VAE.
+        patch: Pixels are folded patch x patch; the stride is 4 in time and 4·patch in space.
+        lr: Peak learning rate.
+        kl_weight: β, KL averaged per latent number.
+        anchor_weight: λ.
+        taught: Share of the steps in which the decoder reads the components.
+        emphasis: Extra weight of the object's pixels, which are a small part of a frame.
+        init: Folder of a VAE to go on from.
+    """
+
+    def __init__(
+        self,
+        export: str,
+        latent_channels: int = 24,
+        base_dim: int = 32,
+        patch: int = 4,
+        lr: float = 3e-3,
+        kl_weight: float = 1e-4,
+        anchor_weight: float = 0.1,
+        taught: float = 0.4,
+        emphasis: float = 4.0,
+        init: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.vae = AutoencoderKLWan.from_pretrained(init) if init else new_vae(latent_channels, base_dim, patch)
+        self.anchor = BlockPCA(latent_channels, 4 * patch)
+
+    def on_fit_start(self) -> None:
+        """Fit the anchor on a few hundred clips."""
+        if not self.anchor.basis_first.any():
+            batches = iter(self.trainer.datamodule.train_dataloader())
+            clips = [next(batches).clips.video for _ in range(80)]
+            self.anchor.fit(_pixels(torch.cat(clips)).to(self.device))
+
+    def training_step(self, batch: Any, index: int) -> Tensor:
+        """One step of the loss above; three steps of four see the first five frames only, which is cheaper."""
+        video = _pixels(batch.clips.video)
+        video = video if index % 4 == 0 else video[:, :, :5]
+        target = self.anchor.encode(video)
+        posterior = self.vae.encode(video).latent_dist
+        taught = self.global_step < self.hparams["taught"] * self.trainer.max_steps
+        latents = target + 0.05 * torch.randn_like(target) if taught else posterior.sample()
+        error = decode_raw(self.vae, latents) - video
+        parts = {
+            "reconstruction": (self._weight(video) * (error.square() + 0.1 * error.abs())).mean(),
+            "kl": posterior.kl().mean() / latents[0].numel(),
+            "anchor": (posterior.mode() - target).square().mean(),
+        }
+        self.log_dict({f"train/{k}": v.detach() for k, v in parts.items()}, prog_bar=True)
+        return (
+            parts["reconstruction"]
+            + self.hparams["kl_weight"] * parts["kl"]
+            + self.hparams["anchor_weight"] * parts["anchor"]
+        )
+
+    def _weight(self, video: Tensor) -> Tensor:
+        """Weight of every pixel, (B, 1, T, H, W)."""
+        background = video.flatten(2).median(-1).values[:, :, None, None, None]
+        return 1 + self.hparams["emphasis"] * ((video - background).abs().amax(1, keepdim=True) > 0.1)
+
+    def validation_step(self, batch: Any, index: int) -> None:
+        """Peak signal-to-noise ratio of held-out clips."""
+        video = _pixels(batch.clips.video)
+        decoded = self.vae.decode(self.vae.encode(video).latent_dist.mode()).sample
+        error = ((decoded - video) / 2).square().mean()
+        self.log("val/psnr", -10 * math.log10(error.item()), prog_bar=True, batch_size=len(video))
+
+    def configure_optimizers(self) -> Any:
+        """AdamW with warm-up and linear decay."""
+        optimizer = torch.optim.AdamW(self.vae.parameters(), self.hparams["lr"], betas=(0.9, 0.98), weight_decay=0.0)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_hold_decay(self.trainer.max_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    @torch.no_grad()
+    def on_fit_end(self) -> None:
+        """Measure the latents' mean and spread on training clips, as the pipeline's normalisation needs, and export."""
+        batches = iter(self.trainer.datamodule.train_dataloader())
+        videos = [_pixels(next(batches).clips.video) for _ in range(40)]
+        modes = torch.cat([self.vae.encode(v.to(self.device)).latent_dist.mode() for v in videos])
+        self.vae.register_to_config(
+            latents_mean=modes.mean((0, 2, 3, 4)).tolist(), latents_std=modes.std((0, 2, 3, 4)).tolist()
+        )
+        Path(self.hparams["export"]).mkdir(parents=True, exist_ok=True)
+        self.vae.save_pretrained(self.hparams["export"])
+
+
+def _pixels(video: Tensor) -> Tensor:
+    """(B, T, 3, H, W) in [0, 1] → (B, 3, T, H, W) in [-1, 1]."""
+    return video.transpose(1, 2) * 2 - 1

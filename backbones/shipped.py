@@ -1,0 +1,30 @@
+"""Small trained checkpoints that come with the package, found by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from transporter_pl.errors import TransporterError
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+
+
+def resolve(path: str | Path) -> str:
+    """A local folder for the name of a shipped checkpoint; any other path or hub id as it is.
+
+    Raises:
+        TransporterError: If a path that is written like a folder (``./x``, ``/x``, ``~/x``) does not exist.
+    """
+    shipped = CHECKPOINTS / str(path)
+    if str(path) in shipped_names():
+        return str(shipped)
+    local = Path(path).expanduser()
+    if str(path).startswith((".", "/", "~")) and not local.is_dir():
+        msg = f"path: no folder {str(path)!r}; shipped checkpoints: {', '.join(shipped_names())}; or give a hub id"
+        raise TransporterError(msg)
+    return str(local) if local.is_dir() else str(path)
+
+
+def shipped_names() -> list[str]:
+    """Names of the checkpoints in the package."""
+    return sorted(p.name for p in CHECKPOINTS.iterdir() if p.is_dir()) if CHECKPOINTS.is_dir() else []
