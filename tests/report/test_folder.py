@@ -1,0 +1,102 @@
+"""The folder and its page, read as a browser would."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+
+from transporter_pl.errors import TransporterError
+from transporter_pl.report.folder import write_report
+from transporter_pl.report.page import Page, write_page
+
+VOID = {"meta", "img", "link", "br", "input", "source"}
+
+
+class Document(HTMLParser):
+    """Tags, links and text of a page; checks that every element is closed."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.tags, self.words, self.open = [], [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        self.links += [attributes[a] for a in ("src", "href") if a in attributes]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def report(explanation, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report") / "left"
+    made_with = [("generator", "shapemotion-wan"), ("VLM", "<vlm>")]
+    return write_report(folder, explanation, 8, made_with), folder
+
+
+def test_everything_is_there(report):
+    page, folder = report
+    names = {p.name for p in folder.iterdir()}
+    videos = {"phi_0.mp4", "phi_0.5.mp4", "phi_1.mp4"}
+    assert names == videos | {"filmstrip.png", "calibration.svg", "explanation.json", "index.html"}
+    assert page == folder / "index.html"
+
+
+def test_page_needs_no_server(report):
+    page, folder = report
+    document = Document(page.read_text(encoding="utf-8"))
+    assert len(document.links) == 5
+    for link in document.links:
+        assert (folder / link).is_file(), link
+    assert "http" not in page.read_text(encoding="utf-8")
+
+
+def test_page_says_what_was_measured(report, explanation):
+    page, _ = report
+    text = Document(page.read_text(encoding="utf-8")).text
+    for word in ("red", "green", "φ = 0.5", "91 %", "0.880", "shapemotion-wan", "<vlm>", *explanation.coupled.captions):
+        assert word in text, word
+
+
+def test_page_is_accessible(report):
+    document = Document(report[0].read_text(encoding="utf-8"))
+    for tag, attributes in document.tags:
+        if tag == "img":
+            assert attributes["alt"]
+        if tag == "video":
+            assert attributes["aria-label"].startswith("φ = ")
+            assert {"controls", "muted", "playsinline"} <= set(attributes)  # plays without a script too
+    assert ("html", {"lang": "en"}) in document.tags
+    headings = [tag for tag, _ in document.tags if tag in {"h1", "h2", "h3"}]
+    assert headings == ["h1", "h2", "h2", "h2"]
+
+
+def test_figures_as_json(report, explanation):
+    figures = json.loads((report[1] / "explanation.json").read_text(encoding="utf-8"))
+    assert figures["pair"] == "red:green"
+    assert figures["phi"] == [0, 0.5, 1]
+    assert figures["through_coupling"]["captions"] == list(explanation.coupled.captions)
+    assert figures["decoded_and_reencoded"]["positive"] == explanation.reencoded.positive.tolist()
+
+
+def test_writing_again_replaces(explanation, tmp_path):
+    first = write_report(tmp_path, explanation, 8).read_text()
+    assert write_report(tmp_path, explanation, 8).read_text() == first
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_a_page_of_nothing_is_refused(tmp_path):
+    with pytest.raises(TransporterError, match="no clip to show"):
+        write_page(tmp_path / "index.html", Page("a", "b", "a c", (), "f.png", "c.svg", ()))

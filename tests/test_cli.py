@@ -1,0 +1,199 @@
+"""The command line, driven as a user does."""
+
+import lightning as L  # noqa: N812
+import pytest
+import torch
+import yaml
+
+from transporter_pl.cli import COMMANDS, main
+from transporter_pl.commands.arguments import PACKAGED, call, find_configs, packaged_configs
+from transporter_pl.errors import TransporterError
+from transporter_pl.samples import Shapes, VideoSpec
+
+
+class Data(L.LightningDataModule):
+    """Clips whose encodings have a shape."""
+
+    def __init__(self, width: int = 2):
+        super().__init__()
+        self.width = width
+
+    @property
+    def shapes(self) -> Shapes:
+        return Shapes((1, 1, 1, 1), (1, 1), (1, self.width))
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader(torch.randn(4, self.width))
+
+    val_dataloader = train_dataloader
+
+
+class Plain(L.LightningModule):
+    """A model that asks for no shapes."""
+
+    def __init__(self, width: int = 2, fail: str = ""):
+        super().__init__()
+        self.save_hyperparameters()
+        if fail == "user":
+            msg = f"width: {width} is wrong; give another"
+            raise TransporterError(msg)
+        self.fail, self.layer = fail, torch.nn.Linear(width, 1)
+
+    def training_step(self, batch, index):
+        if self.fail == "interrupt":
+            raise KeyboardInterrupt
+        return self.layer(batch).mean()
+
+    def validation_step(self, batch, index):
+        self.log("loss", self.layer(batch).mean())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 1e-3)
+
+
+class Shaped(Plain):
+    """A model built for the data's shapes."""
+
+    def __init__(self, shapes: Shapes):
+        super().__init__(shapes.tokens[1])
+
+
+@pytest.fixture
+def layers(tmp_path):
+    """Two YAML layers: a stage, and what a user puts over it."""
+    base = {
+        "trainer": {
+            "max_steps": 2,
+            "accelerator": "cpu",
+            "logger": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "default_root_dir": str(tmp_path / "runs"),
+        },
+        "model": {"class_path": f"{__name__}.Plain"},
+        "data": {"class_path": f"{__name__}.Data", "init_args": {"width": 2}},
+    }
+    over = {"trainer": {"max_steps": 1}}
+    for name, content in (("base", base), ("over", over)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    return ["--config", str(tmp_path / "base.yaml"), "--config", str(tmp_path / "over.yaml")]
+
+
+def test_help_names_every_command(capsys):
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(f"    {name} " in said for name in COMMANDS)
+
+
+def test_every_command_has_help(capsys):
+    for name in COMMANDS:
+        assert main([name, "--help"]) == 0, name
+        assert "--help" in capsys.readouterr().out
+
+
+def test_unknown_command_suggests(capsys):
+    assert main(["explian"]) == 2
+    assert capsys.readouterr().err.startswith("error: command: unknown name 'explian'. Did you mean 'explain'?")
+
+
+def test_list_names_plug_ins_and_configs(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["list"]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("wan", "video_llama3", "zeta", "hellinger", "shapemotion/pretrain_vae.yaml"))
+
+
+def test_packaged_config_is_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = packaged_configs()[0]
+    here = str(PACKAGED / name)
+    assert find_configs(["--config", name, f"-c=configs/{name}"]) == ["--config", here, f"-c={here}"]
+    assert find_configs(["--data.config", name]) == ["--data.config", name]
+
+
+def test_a_file_here_comes_before_the_packaged_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = packaged_configs()[0]
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_text("seed: 1")
+    assert find_configs(["--config", name]) == ["--config", name]
+
+
+def test_missing_config_suggests(capsys):
+    assert main(["fit", "--config", "shapemotion/pretrain_va.yaml"]) == 2
+    assert "Did you mean 'shapemotion/pretrain_vae.yaml'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("config", packaged_configs())
+def test_every_packaged_config_parses(config, capsys):
+    name = (PACKAGED / config).stem
+    command = name if name in COMMANDS else "fit"
+    assert main([command, "--config", config, "--print_config"]) == 0, capsys.readouterr().err
+
+
+def test_layers_and_overrides(layers, capsys):
+    assert main(["fit", *layers, "--data.width", "3", "--print_config"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["trainer"]["max_steps"] == 1
+    assert shown["data"]["init_args"]["width"] == 3
+
+
+def test_fit_twice_then_validate(layers, tmp_path):
+    """A second run in the same folder does not stumble over the first one's config."""
+    assert main(["fit", *layers]) == 0
+    assert main(["fit", *layers]) == 0
+    assert yaml.safe_load((tmp_path / "runs" / "config.yaml").read_text())["trainer"]["max_steps"] == 1
+    checkpoint = next((tmp_path / "runs" / "checkpoints").glob("*.ckpt"))
+    assert main(["validate", *layers, "--ckpt_path", str(checkpoint)]) == 0
+
+
+def test_shapes_reach_the_model_that_asks(layers):
+    assert main(["fit", *layers, "--model", f"{__name__}.Shaped", "--data.width", "5"]) == 0
+
+
+def test_users_error_in_a_model_is_one_line(layers, capsys):
+    assert main(["fit", *layers, "--model.fail", "user"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == "error: width: 2 is wrong; give another"
+    assert "Traceback" not in "\n".join(said)
+
+
+def test_ctrl_c(layers):
+    assert main(["fit", *layers, "--model.fail", "interrupt"]) == 130
+
+
+def test_unknown_option_is_no_traceback(layers, capsys):
+    assert main(["fit", *layers, "--model.depth", "3"]) == 2
+    assert "depth" in capsys.readouterr().err
+
+
+def test_our_own_bugs_keep_their_traceback(layers):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        main(["fit", *layers, "--model.width", "3"])
+
+
+def typed(video: VideoSpec, phi: tuple[float, ...] = (0.5,), out: str = "here") -> tuple:
+    """A command.
+
+    Args:
+        video: Geometry.
+        phi: Numbers.
+        out: Folder.
+    """
+    return video, phi, out
+
+
+def test_a_functions_signature_is_its_command_line(tmp_path):
+    config, over = tmp_path / "video.yaml", tmp_path / "over.yaml"
+    config.write_text("video: {frames: 9, height: 8, width: 8}")
+    over.write_text("phi: [0, 1]")
+    arguments = ["--config", str(config)]
+    assert call(typed, "typed", arguments) == (VideoSpec(9, 8, 8), (0.5,), "here")
+    arguments += ["--config", str(over)]
+    assert call(typed, "typed", arguments) == (VideoSpec(9, 8, 8), (0.0, 1.0), "here")
+    arguments += ["--video.width", "16", "--phi", "0", "-.5", "nan", "--out", "there"]
+    video, phi, out = call(typed, "typed", arguments)
+    assert video == VideoSpec(9, 8, 16)
+    assert phi[:2] == (0, -0.5)
+    assert phi[2] != phi[2]
+    assert out == "there"

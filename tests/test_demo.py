@@ -1,0 +1,78 @@
+"""The demo's command lines, and the path that they make up, on tiny models with random weights."""
+
+import json
+
+import pytest
+
+from transporter_pl.cli import main
+from transporter_pl.commands.demo import FAST, FULL, Budget, commands, page_folder
+
+TINY = Budget(
+    clips=6,
+    coupling_steps=2,
+    concept_steps=2,
+    denoising_steps=2,
+    pairs=("left:right",),
+    measured_clips=4,
+    measured_seeds=2,
+)
+PAIRS = json.dumps([{"negative": "left", "positive": "right", "contexts": ["a red oval moves {} slowly"]}])
+
+
+@pytest.mark.parametrize("budget", [FAST, FULL])
+def test_every_line_parses(budget, tmp_path, capsys):
+    for line in commands(budget, tmp_path, seed=0):
+        assert main([*line, "--print_config"]) == 0, f"{line}\n{capsys.readouterr().err}"
+
+
+def over_tiny(line, tiny):
+    """Options that put the tiny models in place of the shipped ones."""
+
+    def video(group):
+        return [f"--{group}.frames", "5", f"--{group}.height", "32", f"--{group}.width", "32"]
+
+    def models(prefix=""):
+        specs = {"generator": tiny.generator, "vlm": tiny.vlm}
+        parts = [(kind, part) for kind in specs for part in ("name", "path")]
+        return [w for kind, part in parts for w in (f"--{prefix}{kind}.{part}", getattr(specs[kind], part))]
+
+    trainer = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    small = ["--model.network.width", "16", "--model.network.mixer_layers", "1", "--model.network.heads", "2"]
+    small += ["--model.network.transformer_layers", "1", "--data.batch_size", "2", "--trainer.val_check_interval", "1"]
+    quick = ["--model.pairs", PAIRS, "--model.sampling_steps", "2", "--model.batch_size", "2"]
+    return {
+        "clips": video("spec"),
+        "encode": [*models(), *video("data.video")],
+        "coupling": [*trainer, *small],
+        "concept": [*trainer, *models("model."), *video("model.video"), *quick],
+        "explain": [*models(), *video("video")],
+        "measure": [*models(), *video("video")],
+    }[line[2].removeprefix("shapemotion/").removesuffix(".yaml")]
+
+
+def test_the_whole_path(tiny, tmp_path, capsys):
+    for line in commands(TINY, tmp_path, seed=0):
+        assert main([*line, *over_tiny(line, tiny)]) == 0, f"{line}\n{capsys.readouterr().err}"
+    folder = page_folder(tmp_path, "left:right")
+    assert (folder / "index.html").is_file()
+    assert len(list(folder.glob("*.mp4"))) == 5
+    figures = json.loads((folder / "explanation.json").read_text())
+    assert len(figures["through_coupling"]["captions"]) == 5
+    assert figures["through_coupling"]["divergence"][0] == pytest.approx(0, abs=1e-3)
+    assert (tmp_path / "measure.json").is_file()
+
+
+def test_errors_come_before_models_are_loaded(tiny, tmp_path, capsys):
+    """The folders of Φ and the concepts are not there: what is reported is what was wrong before."""
+    base = ["explain", "--config", "shapemotion/explain.yaml", "--concepts", str(tmp_path), "--coupling", str(tmp_path)]
+    for options, message in (
+        (["--pair", "left:right", "--phi", "0", "nan"], "phi: 0 nan; give finite numbers"),
+        (["--pair", "left:right", "--phi", "1", "1"], "phi: 1 1 holds a value twice"),
+        (["--pair", "left:left"], "pair: 'left:left' differs in nothing"),
+        (["--pair", "left"], "pair: 'left' is not two words"),
+        (["--pair", "left:right", "--caption", "a red oval"], "caption: 'a red oval' does not hold the word 'left'"),
+    ):
+        assert main([*base, *options]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"error: {message}"), said
+        assert said.count("\n") == 1

@@ -1,0 +1,65 @@
+"""What may import what, and what must stay unloaded."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LINKS = {"backbones", "datamodules", "configs"}
+HEAVY = ("torch", "transformers", "diffusers", "lightning", "matplotlib", "av", "scipy")
+
+
+def core_files():
+    return [p for p in (ROOT / "transporter_pl").rglob("*.py") if p.relative_to(ROOT).parts[1] not in LINKS]
+
+
+def imported(path):
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_the_core_imports_no_plug_in():
+    for path in core_files():
+        for plugins in ("transporter_pl.backbones", "transporter_pl.datamodules"):
+            found = [n for n in imported(path) if n == plugins or n.startswith(plugins + ".")]
+            assert not found, f"{path} imports {found}"
+
+
+def test_only_backbones_import_model_libraries():
+    for path in [*core_files(), *(ROOT / "datamodules").rglob("*.py")]:
+        found = [n for n in imported(path) if n.split(".")[0] in {"transformers", "diffusers"}]
+        assert not found, f"{path} imports {found}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["list"], ["fti"]])
+def test_command_line_starts_light(arguments):
+    code = f"""
+import json, sys
+from transporter_pl.cli import main
+main({arguments!r})
+print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert json.loads(done.stdout.splitlines()[-1]) == []
+
+
+@pytest.mark.parametrize("folder", ["backbones", "datamodules"])
+def test_bare_import_fails_loudly(folder):
+    done = subprocess.run([sys.executable, "-c", f"import {folder}"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode != 0
+    assert f"import transporter_pl.{folder}" in done.stderr
+
+
+def test_plug_ins_are_importable_by_their_names():
+    code = "import transporter_pl.backbones.shipped, transporter_pl.datamodules, transporter_pl.configs"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,1 @@
+"""What the ``transporter`` command runs: a plain function a subcommand, its arguments read from its signature."""

@@ -1,0 +1,29 @@
+"""``transporter list``: what there is to name in a config. Imports no plug-in."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+
+from rich.console import Console
+from rich.table import Table
+
+from transporter_pl.commands.arguments import packaged_configs
+
+KINDS = ("generators", "vlms", "transports", "divergences", "baselines", "datamodules")
+
+
+def show() -> None:
+    """Print registered plug-ins and where they come from, shipped checkpoints and packaged configs."""
+    console = Console()
+    table = Table("kind", "name", "from", title="Registered plug-ins", title_justify="left")
+    for kind in KINDS:
+        for entry in sorted(entry_points(group=f"transporter_pl.{kind}"), key=lambda e: e.name):
+            table.add_row(kind, entry.name, entry.value)
+    console.print(table)
+    shipped = importlib.import_module("transporter_pl.backbones.shipped").shipped_names()
+    for title, names in (("Shipped checkpoints", shipped), ("Packaged configs", packaged_configs())):
+        section = Table(title, show_header=True)
+        for name in names or ["none"]:
+            section.add_row(name)
+        console.print(section)
