@@ -1,0 +1,134 @@
+"""The coupling network Φ: Mixer, Transformer and transport."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from transporter_pl.coupling import storage
+from transporter_pl.coupling.config import CouplingConfig
+from transporter_pl.coupling.mixer import CouplingMixer
+from transporter_pl.coupling.transformer import CouplingTransformer
+from transporter_pl.errors import TransporterError
+from transporter_pl.samples import Coupled, Origin
+from transporter_pl.transport import new_transport
+
+
+class CouplingNetwork(nn.Module):
+    """z̃ = OT(ẑ1, ẑ2) with ẑ1 = Φ_Ω1(z_Ξ, π_Ξ) and ẑ2 = Φ_Ω2(z_Ξ→Ω or z_Ξ) (TRANSPORTER, arXiv 2511.18359).
+
+    Inside, tokens are standardised per feature, (z − token_mean) / token_std: a VLM's features differ in scale by
+    orders of magnitude, and its largest ones would own the losses and the transport's projections.
+
+    Args:
+        config: Shapes and options.
+    """
+
+    token_mean: Tensor
+    token_std: Tensor
+
+    def __init__(self, config: CouplingConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.origin: Origin | None = None
+        self.mixer = CouplingMixer(config)
+        self.transformer = CouplingTransformer(config)
+        width = config.token_shape[1]
+        self.transport = new_transport(config.transport, width, config.transport_options)
+        self.register_buffer("token_mean", torch.zeros(width))
+        self.register_buffer("token_std", torch.ones(width))
+
+    @property
+    def needs_reencoded(self) -> bool:
+        """Whether Φ_Ω2 reads the re-encoded tokens."""
+        return self.config.source == "reencoded"
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Take mean and standard deviation of every feature of z_Ω from data; a constant feature keeps its unit.
+
+        Raises:
+            TransporterError: If either is not (D,), not finite, or a deviation is negative.
+        """
+        for name, value in (("mean", mean), ("std", std)):
+            if value.shape != self.token_mean.shape or not value.isfinite().all():
+                wanted = tuple(self.token_mean.shape)
+                msg = f"token {name}: shape {tuple(value.shape)}; give finite values of shape {wanted}"
+                raise TransporterError(msg)
+        if (std < 0).any():
+            msg = f"token std: {std.min():g} is negative; give standard deviations"
+            raise TransporterError(msg)
+        self.token_mean.copy_(mean)
+        self.token_std.copy_(torch.where(std > 1e-6 * std.max(), std, 1.0))
+
+    def standardise(self, tokens: Tensor) -> Tensor:
+        """Tokens as they are → zero mean and unit variance per feature, (B, N, D)."""
+        return (tokens - self.token_mean) / self.token_std
+
+    def standardised(self, latents: Tensor, condition: Tensor, reencoded: Tensor | None = None) -> Coupled:
+        """As ``forward``, with all tokens of the result standardised; what the loss compares."""
+        self._check(latents, condition, reencoded)
+        first = self.mixer(latents, condition)
+        exact = None if reencoded is None else self.standardise(reencoded)
+        second = self.transformer(latents, condition, exact)
+        tokens, plan = self.transport(first, second)
+        return Coupled(first=first, second=second, tokens=tokens, plan=plan)
+
+    def forward(self, latents: Tensor, condition: Tensor, reencoded: Tensor | None = None) -> Coupled:
+        """Couple latents to the VLM's token space.
+
+        Args:
+            latents: z_Ξ, (B, C, T', H', W').
+            condition: π_Ξ, (B, L, D_c).
+            reencoded: z_Ξ→Ω, (B, N, D); only where ``needs_reencoded``.
+
+        Returns:
+            ẑ1, ẑ2 and z̃ in the VLM's own units, (B, N, D), and the plan.
+
+        Raises:
+            TransporterError: If a shape is not the one that the network was built for.
+        """
+        inner = self.standardised(latents, condition, reencoded)
+        first, second, tokens = (
+            x * self.token_std + self.token_mean for x in (inner.first, inner.second, inner.tokens)
+        )
+        return Coupled(first=first, second=second, tokens=tokens, plan=inner.plan)
+
+    def _check(self, latents: Tensor, condition: Tensor, reencoded: Tensor | None) -> None:
+        if self.needs_reencoded and reencoded is None:
+            msg = "reencoded: missing, but this network's source is 'reencoded'; give E_Ω(D_Ξ(z_Ξ)), or use a Bridge"
+            raise TransporterError(msg)
+        for name, value, shape in (
+            ("latents", latents, self.config.latent_shape),
+            ("condition", condition, self.config.condition_shape),
+            ("reencoded", reencoded, self.config.token_shape),
+        ):
+            if value is not None and tuple(value.shape[1:]) != tuple(shape):
+                msg = (
+                    f"{name}: shape {tuple(value.shape)}, but the network was built for (B, "
+                    f"{', '.join(map(str, shape))}); use the backbones and the video geometry it was trained with"
+                )
+                raise TransporterError(msg)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``coupling.safetensors`` and ``config.json``; each file appears, or changes, only as a whole."""
+        storage.write(folder, self.config, self.origin, self.state_dict())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read a folder that ``save`` wrote.
+
+        Raises:
+            TransporterError: If the folder is missing or holds no coupling network.
+        """
+        config, origin, weights = storage.read(folder)
+        network = cls(config)
+        network.origin = origin
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            msg = f"coupling: the weights in {str(folder)!r} are not those of its config.json; write the folder anew"
+            raise TransporterError(msg) from error
+        return network

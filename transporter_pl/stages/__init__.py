@@ -1,0 +1,1 @@
+"""The LightningModules: they step, log and optimise."""

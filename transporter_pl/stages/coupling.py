@@ -1,0 +1,147 @@
+"""Stage 1: train the coupling network on cached encodings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import lightning as L  # noqa: N812
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
+from transporter_pl.coupling.losses import LossWeights, coupling_loss
+from transporter_pl.coupling.network import CouplingNetwork
+from transporter_pl.errors import TransporterError
+from transporter_pl.samples import Encoded, Origin, Shapes
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class EncodedData(Protocol):
+    """What the stage asks of its data module, beside batches of ``Encoded``."""
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes of one clip's encodings."""
+
+    @property
+    def origin(self) -> Origin:
+        """The backbones that made them."""
+
+    def token_statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of every feature of z_Ω over the training clips, both (D,)."""
+
+
+class CouplingStage(L.LightningModule):
+    """Trains Φ by L1 + L2 + L3 (TRANSPORTER: AdamW, lr 1e-3, 100k steps of 8 batches of 8).
+
+    Holds no backbone, so a checkpoint is Φ alone. At the end of ``fit`` it writes Φ as a folder for
+    ``CouplingNetwork.from_pretrained``.
+
+    Args:
+        shapes: Shapes of one clip's encodings; the command line takes them from the data.
+        network: Options of Φ.
+        weights: Weights of the three losses.
+        lr: Peak learning rate of AdamW.
+        weight_decay: Of matrices; vectors and ς do not decay.
+        warmup: Steps of linear warm-up; cosine decay to 0 follows.
+        export: Folder of the trained Φ, by default ``coupling`` in the trainer's ``default_root_dir``.
+    """
+
+    def __init__(
+        self,
+        shapes: Shapes,
+        network: CouplingOptions = CouplingOptions(),  # noqa: B008  (frozen)
+        weights: LossWeights = LossWeights(),  # noqa: B008  (frozen)
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        warmup: int = 100,
+        export: str | None = None,
+    ) -> None:
+        super().__init__()
+        shapes, network = _built(Shapes, shapes), _built(CouplingOptions, network)
+        self.weights = _built(LossWeights, weights)
+        self.save_hyperparameters()
+        # checkpoints load with weights_only=True, which knows no dataclass of ours
+        self.hparams.update(shapes=asdict(shapes), network=asdict(network), weights=asdict(self.weights))
+        self.network = CouplingNetwork(CouplingConfig.of(shapes, network))
+
+    def on_fit_start(self) -> None:
+        """Take the statistics of the tokens, and the backbones' names, from the data.
+
+        Raises:
+            TransporterError: If the data module does not give them.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, EncodedData):
+            msg = f"data: {type(data).__name__} gives no shapes, origin and token_statistics(); use a latent cache"
+            raise TransporterError(msg)
+        self.network.set_statistics(*(x.to(self.device) for x in data.token_statistics()))
+        self.network.origin = data.origin
+
+    def training_step(self, batch: Encoded, index: int) -> Tensor:
+        """One optimiser step's loss."""
+        return self._shared_step(batch, "train")
+
+    def validation_step(self, batch: Encoded, index: int) -> None:
+        """Losses and similarities on held-out clips."""
+        self._shared_step(batch, "val")
+
+    def test_step(self, batch: Encoded, index: int) -> None:
+        """The same on test clips."""
+        self._shared_step(batch, "test")
+
+    def _shared_step(self, batch: Encoded, stage: str) -> Tensor:
+        reencoded = batch.reencoded if self.network.needs_reencoded else None
+        coupled = self.network.standardised(batch.latents, batch.condition, reencoded)
+        tokens = self.network.standardise(batch.tokens)
+        loss = coupling_loss(coupled, tokens, self.weights, self.network.config.gram)
+        with torch.no_grad():
+            logged = {**vars(loss), "cosine": cosine_similarity(coupled.tokens.float(), tokens.float(), dim=-1).mean()}
+            if coupled.plan is not None:
+                logged["plan_peak"] = coupled.plan.amax(1).mean()  # 1 where every token takes one source, 1/N at worst
+        named = {f"{stage}/{name}": value for name, value in logged.items()}
+        self.log_dict(named, batch_size=len(batch.ids), sync_dist=stage != "train")
+        self.log(f"{stage}_loss", loss.total, prog_bar=True, logger=False, batch_size=len(batch.ids))
+        return loss.total
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """AdamW with linear warm-up and cosine decay over the trainer's steps."""
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.hparams["weight_decay"]},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=self.hparams["lr"])
+        factor = warmup_cosine(int(self.trainer.estimated_stepping_batches), self.hparams["warmup"])
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_fit_end(self) -> None:
+        """Write Φ's folder."""
+        if self.trainer.is_global_zero:
+            self.network.save(self.hparams["export"] or Path(self.trainer.default_root_dir) / "coupling")
+
+
+def warmup_cosine(steps: int, warmup: int) -> Callable[[int], float]:
+    """Factor of the learning rate: linear up over ``warmup`` steps, then half a cosine down to 0 at ``steps``."""
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min(1.0, (step - warmup) / max(1, steps - warmup))
+        return 0.5 * (1 + math.cos(math.pi * done))
+
+    return factor
+
+
+def _built(kind: type[T], value: T | dict[str, Any]) -> T:
+    """A dataclass from its fields, as checkpoints hold it."""
+    return kind(**value) if isinstance(value, dict) else value
