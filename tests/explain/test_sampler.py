@@ -1,0 +1,113 @@
+import pytest
+import torch
+
+from transporter_pl.errors import TransporterError
+from transporter_pl.explain.modulation import Modulation
+from transporter_pl.explain.sampler import denoise, draw_noise, sample
+from transporter_pl.loading import load_generator
+
+CAPTION = "a red oval moves left"
+
+
+@pytest.fixture(scope="module")
+def generator(tiny):
+    return load_generator(tiny.generator, tiny.video)
+
+
+@pytest.fixture(scope="module")
+def condition(generator):
+    with torch.no_grad():
+        return generator.encode_text([CAPTION, "a blue oval moves right"])
+
+
+@pytest.fixture(scope="module")
+def noise(generator):
+    return draw_noise(generator, [3, 4])
+
+
+@pytest.fixture(scope="module")
+def q(condition):
+    return torch.randn(condition.shape[1:], generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_is_the_pipelines_own_loop(generator, condition, noise, guidance):
+    out = generator.pipeline(
+        prompt_embeds=condition,
+        negative_prompt="",
+        height=generator.video.height,
+        width=generator.video.width,
+        num_frames=generator.video.frames,
+        num_inference_steps=4,
+        guidance_scale=guidance,
+        max_sequence_length=generator.condition_shape[0],
+        latents=noise,
+        output_type="latent",
+    ).frames
+    torch.testing.assert_close(sample(generator, condition, noise, 4, guidance), out, atol=1e-5, rtol=1e-4)
+
+
+def test_guidance_of_the_generator_is_the_default(generator, condition, noise):
+    own = sample(generator, condition, noise, 2, generator.guidance_scale)
+    assert torch.equal(sample(generator, condition, noise, 2), own)
+    assert not torch.equal(sample(generator, condition, noise, 2, 1.0), own)
+
+
+def test_noise_is_the_seeds_own(generator):
+    pair = draw_noise(generator, [5, 7])
+    assert torch.equal(pair[1:], draw_noise(generator, [7]))
+    assert not torch.equal(pair[0], pair[1])
+
+
+def test_the_path_begins_with_noise_and_ends_with_the_sample(generator, condition, noise):
+    path = list(denoise(generator, condition, noise, 3))
+    assert torch.equal(path[0][1], noise)
+    assert [t for t, _ in path] == [*generator.schedule(3).times.tolist(), 0.0]
+    assert torch.equal(path[-1][1], sample(generator, condition, noise, 3))
+
+
+def test_zero_phi_and_windows_outside_all_steps_change_no_bit(generator, condition, noise, q):
+    plain = sample(generator, condition, noise, 3)
+    assert torch.equal(sample(generator, condition, noise, 3, modulations=[Modulation(q, 0.0)]), plain)
+    outside = Modulation(q, 1.0, window=(0.01, 0.02))
+    assert torch.equal(sample(generator, condition, noise, 3, modulations=[outside]), plain)
+    masked = Modulation(q, 1.0, window=(0.01, 0.02), frames=(1.0, 1.0))
+    assert torch.equal(sample(generator, condition, noise, 3, modulations=[masked]), plain)
+
+
+def test_modulation_is_a_moved_condition(generator, condition, noise, q):
+    phi = torch.tensor([0.5, -2.0])
+    moved = sample(generator, condition, noise, 3, modulations=[Modulation(q, phi)])
+    assert torch.equal(moved, sample(generator, condition + phi[:, None, None] * q, noise, 3))
+
+
+def test_a_window_splits_the_run(generator, condition, noise, q):
+    """Early steps with q, late steps without, by hand."""
+    schedule = generator.schedule(4)
+    latents, uncond = noise, generator.encode_text(["", ""])
+    with torch.no_grad():
+        for index, t in enumerate(schedule.times):
+            c = condition + q if t >= 0.6 else condition
+            v_c, v_u = (generator.velocity(latents, e, t.expand(2)) for e in (c, uncond))
+            latents = schedule.step(v_u + 3 * (v_c - v_u), index, latents)
+    windowed = sample(generator, condition, noise, 4, 3.0, [Modulation(q, 1.0, window=(0.6, 1.0))])
+    torch.testing.assert_close(windowed, latents, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_frame_weights_pick_the_velocity_field(generator, condition, noise, q, guidance):
+    """One step: every frame goes where its own field leads."""
+    with_q = sample(generator, condition, noise, 1, guidance, [Modulation(q, 1.0)])
+    without = sample(generator, condition, noise, 1, guidance)
+    masked = sample(generator, condition, noise, 1, guidance, [Modulation(q, 1.0, frames=(0.0, 1.0))])
+    torch.testing.assert_close(masked[:, :, 0], without[:, :, 0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(masked[:, :, 1], with_q[:, :, 1], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(masked[:, :, 0], with_q[:, :, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("steps", "guidance", "name"), [(0, None, "steps"), (2, 0.5, "guidance"), (2, float("nan"), "guidance")]
+)
+def test_refuses(generator, condition, noise, steps, guidance, name):
+    with pytest.raises(TransporterError, match=f"{name}: .* is too small"):
+        sample(generator, condition, noise, steps, guidance)

@@ -1,0 +1,215 @@
+import lightning as L  # noqa: N812
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from transporter_pl.adapters import GeneratorAdapter
+from transporter_pl.concepts.bank import ConceptBank
+from transporter_pl.concepts.objectives import Points, velocity_objective
+from transporter_pl.concepts.pairs import Pair
+from transporter_pl.errors import TransporterError
+from transporter_pl.explain.explainer import Explainer
+from transporter_pl.loading import load_generator
+from transporter_pl.samples import Encoded
+from transporter_pl.stages.concept import ConceptStage
+
+PAIRS = [
+    Pair("left", "right", ("a red oval moves {} slowly", "a small blue oval moves {}")),
+    Pair("red", "blue", ("a {} oval moves left",)),
+]
+
+
+@pytest.fixture
+def arguments(tiny, tiny_coupling, tmp_path):
+    return {
+        "generator": tiny.generator,
+        "vlm": tiny.vlm,
+        "video": tiny.video,
+        "coupling": tiny_coupling,
+        "pairs": PAIRS,
+        "export": str(tmp_path / "bank"),
+        "sampling_steps": 4,
+        "steps": 3,
+        "batch_size": 4,
+    }
+
+
+def trainer(folder, **options):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    return L.Trainer(default_root_dir=folder, max_epochs=-1, **{**quiet, **options})
+
+
+class Clips(L.LightningDataModule):
+    """Two encoded clips, over and over."""
+
+    def __init__(self, latent_shape):
+        super().__init__()
+        latents = torch.randn(2, *latent_shape, generator=torch.Generator().manual_seed(0))
+        captions = ("a red oval moves left", "a blue oval moves right")
+        self.batch = Encoded(("0", "1"), captions, latents, latents, latents, latents)
+
+    def train_dataloader(self):
+        return DataLoader([self.batch], batch_size=None)
+
+
+def test_training_explains_the_change_and_exports(arguments, tiny, tiny_coupling, tmp_path):
+    L.seed_everything(0)
+    stage = ConceptStage(**{**arguments, "steps": 120, "lr": 0.03})
+    trainer(tmp_path).fit(stage)
+    assert stage.global_step == 120
+    bank = ConceptBank.from_pretrained(tmp_path / "bank", tiny.generator.path, tiny.vlm.path)
+    assert [c.pair for c in bank.entries] == PAIRS
+    for concept in bank.entries:
+        assert concept.vector.shape == (12, 16)
+        assert concept.explained > 0.8
+        assert 0 < concept.divergence <= 1
+        assert concept.prompt == "Describe the video."
+        assert (concept.steps, concept.objective) == (120, "velocity, φ uniform")
+    Explainer.from_pretrained(tiny.generator, tiny.vlm, tiny_coupling, tmp_path / "bank", tiny.video)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"phi": "divergence", "divergence": "js", "init": "difference"},
+        {"shape": "vector", "seeds": 2, "noise_seeds": 2, "guidance": 1.0},
+        {"shape": "vector", "init": "difference", "lr": 1e-4, "lr_unit": "absolute", "prompt": "Describe"},
+    ],
+)
+def test_options(arguments, tmp_path, options):
+    stage = ConceptStage(**{**arguments, **options})
+    trainer(tmp_path, enable_checkpointing=False).fit(stage)
+    bank = ConceptBank.from_pretrained(tmp_path / "bank")
+    expected = (16,) if options.get("shape") == "vector" else (12, 16)
+    assert all(c.vector.shape == expected and c.vector.isfinite().all() for c in bank.entries)
+    assert all(c.divergence > 0 for c in bank.entries)
+    # both ends, every context: 4 times x 2 ends x seeds x noises
+    assert [len(r) for r in stage.rows] == [
+        n * 8 * options.get("seeds", 1) * options.get("noise_seeds", 1) for n in (2, 1)
+    ]
+
+
+def test_difference_starts_at_the_minimum_of_one(arguments, tmp_path):
+    stage = ConceptStage(**{**arguments, "init": "difference", "pairs": PAIRS[1:]})
+    trainer(tmp_path, enable_checkpointing=False, limit_train_batches=0).fit(stage)
+    assert not (tmp_path / "bank").exists()
+    ends = stage.teacher.ends[0]
+    torch.testing.assert_close(stage.vectors[0].detach(), ends[1] - ends[0])
+
+
+def test_data_trajectories(arguments, tiny, tmp_path):
+    clips = Clips(load_generator(tiny.generator, tiny.video).latent_shape)
+    stage = ConceptStage(**{**arguments, "trajectory": "data", "pairs": [Pair("left", "right")], "noise_seeds": 2})
+    trainer(tmp_path, enable_checkpointing=False).fit(stage, datamodule=clips)
+    assert stage.global_step == 3
+    assert len(stage.points) == 2 * 2 * 4
+    last = stage.points.t < 0.3
+    assert last.any()
+    assert (tmp_path / "bank/concepts.json").is_file()
+    with pytest.raises(TransporterError, match="'data' needs clips"):
+        trainer(tmp_path).fit(ConceptStage(**{**arguments, "trajectory": "data"}))
+
+
+def test_a_checkpoint_holds_the_vectors_alone(arguments, tmp_path):
+    stage = ConceptStage(**arguments)
+    fitted = trainer(tmp_path, enable_checkpointing=True)
+    fitted.fit(stage)
+    path = tmp_path / "stage.ckpt"
+    fitted.save_checkpoint(path)
+    assert list(torch.load(path, weights_only=True)["state_dict"]) == ["vectors"]
+    assert path.stat().st_size < 50_000
+    again = ConceptStage.load_from_checkpoint(path, weights_only=True)
+    assert torch.equal(again.vectors, stage.vectors)
+    assert again.pairs == PAIRS
+    # and goes on where it stopped
+    longer = ConceptStage(**{**arguments, "steps": 5})
+    trainer(tmp_path).fit(longer, ckpt_path=path)
+    assert longer.global_step == 5
+
+
+def test_the_same_seed_gives_the_same_vectors(arguments, tmp_path):
+    vectors = []
+    for _ in range(2):
+        stage = ConceptStage(**arguments)
+        trainer(tmp_path, enable_checkpointing=False).fit(stage)
+        vectors.append(stage.vectors.detach())
+    assert torch.equal(*vectors)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"pairs": []}, "pairs: none"),
+        ({"pairs": [PAIRS[0], PAIRS[0]]}, "each once"),
+        ({"steps": 0}, "steps: 0 is too small"),
+        ({"shape": "matrix"}, "shape: unknown choice 'matrix'; choose sequence or vector"),
+        ({"divergence": "helinger"}, "Did you mean 'hellinger'"),
+    ],
+)
+def test_bad_options(arguments, change, message):
+    with pytest.raises(TransporterError, match=message):
+        ConceptStage(**{**arguments, **change})
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [(Pair("left", "right"), "'left:right' has none"), (Pair("left", "zebra", ("moves {}",)), "does not know 'zebra'")],
+)
+def test_bad_pairs_are_refused_before_training(arguments, tmp_path, pair, message):
+    with pytest.raises(TransporterError, match=message):
+        trainer(tmp_path).fit(ConceptStage(**{**arguments, "pairs": [pair]}))
+
+
+def test_command_line(arguments, tmp_path):
+    from transporter_pl.cli import main
+
+    overlay = tmp_path / "tiny.yaml"
+    generator, vlm, video = (vars(arguments[name]) for name in ("generator", "vlm", "video"))
+    lines = [
+        "trainer: {accelerator: cpu, logger: false, enable_progress_bar: false}",
+        "model:",
+        "  class_path: transporter_pl.stages.concept.ConceptStage",
+        "  init_args:",
+        *(f"    {name}: {value}" for name, value in (("generator", generator), ("vlm", vlm), ("video", video))),
+        f"    coupling: {arguments['coupling']}",
+        "    pairs: [{negative: left, positive: right, contexts: ['a red oval moves {} slowly']}]",
+        f"    export: {arguments['export']}",
+        "    steps: 2",
+    ]
+    overlay.write_text("\n".join(lines))
+    options = [f"--trainer.default_root_dir={tmp_path}", "--model.sampling_steps=2"]
+    assert main(["fit", "--config", "configs/concept/base.yaml", "--config", str(overlay), *options]) == 0
+    assert ConceptBank.from_pretrained(arguments["export"])["left:right"].steps == 2
+    checkpoint = next(tmp_path.rglob("*.ckpt"))
+    again = ConceptStage.load_from_checkpoint(checkpoint, weights_only=True)
+    assert again.pairs == [Pair("left", "right", ("a red oval moves {} slowly",))]
+
+
+class Linear(GeneratorAdapter):
+    """v = A z + t B ε: Δv is the same everywhere, so q = ε+ − ε− is the exact minimiser for every φ."""
+
+    latent_shape, condition_shape, guidance_scale = (2, 1, 1, 1), (3, 2), 1.0
+    from_pretrained = save = encode = decode = encode_text = schedule = None
+
+    def __init__(self):
+        super().__init__()
+        draws = torch.Generator().manual_seed(0)
+        self.a, self.b = torch.randn(2, 2, generator=draws), torch.randn(2, 6, generator=draws)
+
+    def velocity(self, latents, condition, t):
+        moved = latents.flatten(1) @ self.a.T + t[:, None] * (condition.flatten(1) @ self.b.T)
+        return moved.view_as(latents)
+
+
+def test_objective_in_closed_form():
+    generator, phi, t = Linear(), torch.rand(7), torch.rand(7)
+    latents = torch.randn(7, 2, 1, 1, 1)
+    negative, positive, q = torch.randn(3, 7, 3, 2)
+    v, w = (generator.velocity(latents, e, t) for e in (negative, positive))
+    points = Points(latents, t, torch.zeros(7, dtype=torch.long), v, w - v)
+    loss, start = velocity_objective(generator, points, negative, positive - negative, phi)
+    assert loss.max() < 1e-10
+    loss, _ = velocity_objective(generator, points, negative, q, phi)
+    gap = (phi * t)[:, None] * ((positive - negative - q).flatten(1) @ generator.b.T)
+    torch.testing.assert_close(loss, gap.square().mean(1), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(start, (phi[:, None] * (w - v).flatten(1)).square().mean(1))

@@ -1,0 +1,1 @@
+"""Stage 2: pairs of words, the divergence between their readings, and the bank of concept vectors Q."""

@@ -1,0 +1,129 @@
+"""The concept bank Q: one learned vector a pair, and what it was learned with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from transporter_pl.concepts.pairs import Pair
+from transporter_pl.errors import TransporterError
+
+VECTORS, DESCRIPTION = "concepts.safetensors", "concepts.json"
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One learned concept.
+
+    Attributes:
+        pair: The words and the contexts it was learned in.
+        vector: q, (L, D_c) for a sequence, (D_c,) for a vector that every row shares.
+        divergence: Δϑ between ε− and ε+, mean over seeds, contexts and times, as ``token_divergence`` measures it.
+        steps: Optimiser steps.
+        loss: The objective, mean over the last steps.
+        explained: 1 − loss / loss at q = 0 over the same steps.
+        prompt: The question under which Δϑ was measured.
+        objective: What was minimised, and how φ was chosen: "velocity, φ uniform".
+    """
+
+    pair: Pair
+    vector: Tensor
+    divergence: float
+    steps: int
+    loss: float
+    explained: float
+    prompt: str
+    objective: str
+
+
+@dataclass(frozen=True)
+class ConceptBank:
+    """Concept vectors and the models that they belong to.
+
+    Attributes:
+        generator: Source of the generator: hub id or folder.
+        vlm: Source of the VLM.
+        coupling: Folder of Φ, through which Δϑ was measured.
+        entries: The concepts.
+    """
+
+    generator: str
+    vlm: str
+    coupling: str
+    entries: tuple[Concept, ...]
+
+    def __getitem__(self, pair: str | Pair) -> Concept:
+        """The concept of a pair, given as such or as "left:right".
+
+        Raises:
+            TransporterError: If the bank does not hold it (lists those that it holds).
+        """
+        name = pair.name if isinstance(pair, Pair) else pair
+        found = {c.pair.name: c for c in self.entries}
+        if name not in found:
+            msg = f"pair: the bank holds no {name!r}; it holds {', '.join(found) or 'nothing'}; train it, or choose one"
+            raise TransporterError(msg)
+        return found[name]
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``concepts.safetensors`` and ``concepts.json``; the folder appears, or changes, only as a whole."""
+        folder = Path(folder)
+        aside, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
+        for left in (aside, old):
+            shutil.rmtree(left, ignore_errors=True)
+        aside.mkdir(parents=True)
+        save_file({c.pair.name: c.vector.detach().cpu().contiguous() for c in self.entries}, aside / VECTORS)
+        description = {"generator": self.generator, "vlm": self.vlm, "coupling": self.coupling}
+        concepts = [_described(c) for c in self.entries]
+        text = json.dumps({**description, "concepts": concepts}, indent=1, ensure_ascii=False)
+        (aside / DESCRIPTION).write_text(text, encoding="utf-8")
+        if folder.exists():
+            folder.replace(old)
+        aside.replace(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, generator: str | None = None, vlm: str | None = None) -> ConceptBank:
+        """Read a folder that ``save`` wrote.
+
+        Args:
+            folder: The folder.
+            generator: Source of the generator that it shall serve; ``None`` leaves it unchecked.
+            vlm: Source of the VLM that it shall serve; ``None`` leaves it unchecked.
+
+        Raises:
+            TransporterError: If the folder is no bank, or was made with other backbones (names both).
+        """
+        folder = Path(folder)
+        try:
+            description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+            vectors = load_file(folder / VECTORS)
+            entries = tuple(_restored(c, vectors) for c in description.pop("concepts"))
+            bank = cls(entries=entries, **description)
+        except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+            msg = f"concepts: {str(folder)!r} is no concept bank ({error}); give one that a concept training wrote"
+            raise TransporterError(msg) from error
+        for kind, made, asked in (("generator", bank.generator, generator), ("vlm", bank.vlm, vlm)):
+            # a checkpoint keeps its name where it moves, be it a hub id, a shipped one or a local folder
+            if asked is not None and PurePath(asked).name != PurePath(made).name:
+                msg = f"concepts: {str(folder)!r} was made with the {kind} {made!r}, not {asked!r}; load that one, or "
+                msg += "train the bank anew"
+                raise TransporterError(msg)
+        return bank
+
+
+def _described(concept: Concept) -> dict[str, Any]:
+    fields = {name: value for name, value in vars(concept).items() if name != "vector"}
+    return {**fields, "pair": asdict(concept.pair)}
+
+
+def _restored(fields: dict[str, Any], vectors: dict[str, Tensor]) -> Concept:
+    pair = Pair(**fields.pop("pair"))
+    return Concept(pair=pair, vector=vectors[pair.name], **fields)

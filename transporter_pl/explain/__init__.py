@@ -1,0 +1,1 @@
+"""Inference: modulated sampling, and what the VLM says about its videos."""
