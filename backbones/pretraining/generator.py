@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
 from diffusers import AutoencoderKLWan, WanPipeline
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
-from transporter_pl.backbones.pretraining.schedule import warm_hold_decay
+from transporter_pl.backbones.pretraining.schedule import fresh_batches, warm_hold_decay
 from transporter_pl.backbones.scratch import new_wan
 from transporter_pl.backbones.wan import WanAdapter
+from transporter_pl.datamodules.shapemotion.datamodule import RenderedClips
 from transporter_pl.datamodules.shapemotion.world import vocabulary
-from transporter_pl.samples import VideoSpec
+from transporter_pl.samples import Clips, VideoSpec
 
 
 class GeneratorPretraining(L.LightningModule):
@@ -67,11 +68,10 @@ class GeneratorPretraining(L.LightningModule):
     def on_fit_start(self) -> None:
         """Fill the buffer with a first few batches."""
         if not self.latents:
-            batches = iter(self.trainer.datamodule.train_dataloader())
-            for _ in range(64):
-                self._remember(next(batches).clips)
+            for batch in fresh_batches(self, 64):
+                self._remember(batch.clips)
 
-    def training_step(self, batch: Any, index: int) -> Tensor:
+    def training_step(self, batch: RenderedClips, index: int) -> Tensor:
         """Encode the fresh batch, train on a batch from the buffer."""
         self._remember(batch.clips)
         chosen = torch.randint(len(self.latents), (self.hparams["batch"],)).tolist()
@@ -82,7 +82,7 @@ class GeneratorPretraining(L.LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Any, index: int) -> None:
+    def validation_step(self, batch: RenderedClips, index: int) -> None:
         """The same loss on held-out captions."""
         latents = self.adapter.encode(batch.clips.video)
         loss = self.flow_matching_loss(latents, list(batch.clips.captions))
@@ -99,7 +99,7 @@ class GeneratorPretraining(L.LightningModule):
         velocity = self.adapter.velocity(noisy, self.adapter.encode_text(captions), t)
         return (velocity - (noise - latents)).square().mean()
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and linear decay over text encoder and transformer."""
         weights = [p for p in self.adapter.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, self.hparams["lr"], betas=(0.9, 0.98), weight_decay=0.01)
@@ -112,7 +112,7 @@ class GeneratorPretraining(L.LightningModule):
         self.adapter.save(self.hparams["export"])
 
     @torch.no_grad()
-    def _remember(self, clips: Any) -> None:
+    def _remember(self, clips: Clips) -> None:
         latents = self.adapter.encode(clips.video.to(self.device)).cpu()
         self.latents.extend(latents)
         self.captions.extend(clips.captions)

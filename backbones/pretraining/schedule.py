@@ -1,8 +1,12 @@
-"""The learning-rate schedule that all three recipes share."""
+"""What the recipes share: the learning-rate schedule, and batches outside the training loop."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import lightning as L  # noqa: N812
 
 
 def warm_hold_decay(steps: int, warmup: int = 100, hold: float = 0.5) -> Callable[[int], float]:
@@ -14,3 +18,9 @@ def warm_hold_decay(steps: int, warmup: int = 100, hold: float = 0.5) -> Callabl
         return min(1.0, (step + 1) / warmup) * decay
 
     return factor
+
+
+def fresh_batches(module: L.LightningModule, count: int) -> Iterator[Any]:
+    """The first batches of the data module that the recipe is trained with."""
+    data: Any = module.trainer
+    return islice(iter(data.datamodule.train_dataloader()), count)

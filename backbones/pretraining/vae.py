@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
 from diffusers import AutoencoderKLWan
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from transporter_pl.backbones.pretraining.anchor import BlockPCA
-from transporter_pl.backbones.pretraining.schedule import warm_hold_decay
+from transporter_pl.backbones.pretraining.schedule import fresh_batches, warm_hold_decay
 from transporter_pl.backbones.scratch import new_vae
 from transporter_pl.backbones.wan import decode_raw
+from transporter_pl.datamodules.shapemotion.datamodule import RenderedClips
 
 
 class VAEPretraining(L.LightningModule):
@@ -58,11 +59,10 @@ class VAEPretraining(L.LightningModule):
     def on_fit_start(self) -> None:
         """Fit the anchor on a few hundred clips."""
         if not self.anchor.basis_first.any():
-            batches = iter(self.trainer.datamodule.train_dataloader())
-            clips = [next(batches).clips.video for _ in range(80)]
+            clips = [batch.clips.video for batch in fresh_batches(self, 80)]
             self.anchor.fit(_pixels(torch.cat(clips)).to(self.device))
 
-    def training_step(self, batch: Any, index: int) -> Tensor:
+    def training_step(self, batch: RenderedClips, index: int) -> Tensor:
         """One step of the loss above; three steps of four see the first five frames only, which is cheaper."""
         video = _pixels(batch.clips.video)
         video = video if index % 4 == 0 else video[:, :, :5]
@@ -77,25 +77,24 @@ class VAEPretraining(L.LightningModule):
             "anchor": (posterior.mode() - target).square().mean(),
         }
         self.log_dict({f"train/{k}": v.detach() for k, v in parts.items()}, prog_bar=True)
-        return (
-            parts["reconstruction"]
-            + self.hparams["kl_weight"] * parts["kl"]
-            + self.hparams["anchor_weight"] * parts["anchor"]
-        )
+        weights = {"kl": self.hparams["kl_weight"], "anchor": self.hparams["anchor_weight"]}
+        loss: Tensor = parts["reconstruction"] + sum(weight * parts[name] for name, weight in weights.items())
+        return loss
 
     def _weight(self, video: Tensor) -> Tensor:
         """Weight of every pixel, (B, 1, T, H, W)."""
         background = video.flatten(2).median(-1).values[:, :, None, None, None]
-        return 1 + self.hparams["emphasis"] * ((video - background).abs().amax(1, keepdim=True) > 0.1)
+        emphasis: float = self.hparams["emphasis"]
+        return 1 + emphasis * ((video - background).abs().amax(1, keepdim=True) > 0.1).float()
 
-    def validation_step(self, batch: Any, index: int) -> None:
+    def validation_step(self, batch: RenderedClips, index: int) -> None:
         """Peak signal-to-noise ratio of held-out clips."""
         video = _pixels(batch.clips.video)
         decoded = self.vae.decode(self.vae.encode(video).latent_dist.mode()).sample
         error = ((decoded - video) / 2).square().mean()
         self.log("val/psnr", -10 * math.log10(error.item()), prog_bar=True, batch_size=len(video))
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and linear decay."""
         optimizer = torch.optim.AdamW(self.vae.parameters(), self.hparams["lr"], betas=(0.9, 0.98), weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_hold_decay(self.trainer.max_steps))
@@ -104,8 +103,7 @@ class VAEPretraining(L.LightningModule):
     @torch.no_grad()
     def on_fit_end(self) -> None:
         """Measure the latents' mean and spread on training clips, as the pipeline's normalisation needs, and export."""
-        batches = iter(self.trainer.datamodule.train_dataloader())
-        videos = [_pixels(next(batches).clips.video) for _ in range(40)]
+        videos = [_pixels(batch.clips.video) for batch in fresh_batches(self, 40)]
         modes = torch.cat([self.vae.encode(v.to(self.device)).latent_dist.mode() for v in videos])
         self.vae.register_to_config(
             latents_mean=modes.mean((0, 2, 3, 4)).tolist(), latents_std=modes.std((0, 2, 3, 4)).tolist()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from transporter_pl.backbones.pretraining.schedule import warm_hold_decay
 from transporter_pl.backbones.scratch import new_video_llama3
 from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
+from transporter_pl.datamodules.shapemotion.datamodule import RenderedClips
 from transporter_pl.datamodules.shapemotion.world import vocabulary
 from transporter_pl.samples import VideoSpec
 
@@ -55,7 +56,7 @@ class VLMPretraining(L.LightningModule):
         )
         self.adapter = VideoLlama3Adapter(model, tokenizer, video, source=export)
 
-    def training_step(self, batch: Any, index: int) -> Tensor:
+    def training_step(self, batch: RenderedClips, index: int) -> Tensor:
         """Cross-entropy of the captions of noisy clips."""
         video = batch.clips.video
         strength = self.hparams["noise"] * torch.rand(len(video), 1, 1, 1, 1, device=self.device)
@@ -63,7 +64,7 @@ class VLMPretraining(L.LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
-    def validation_step(self, batch: Any, index: int) -> None:
+    def validation_step(self, batch: RenderedClips, index: int) -> None:
         """The same loss on held-out clips."""
         loss = self.caption_loss(batch.clips.video, list(batch.clips.captions))
         self.log("val/loss", loss, prog_bar=True, batch_size=len(batch.clips.video))
@@ -76,7 +77,7 @@ class VLMPretraining(L.LightningModule):
         logits = self.adapter.answer_logits(self.adapter.encode(video), ids)[:, :-1]
         return cross_entropy(logits.flatten(0, 1), ids.flatten(), ignore_index=tokenizer.pad_token_id)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and linear decay."""
         weights = self.adapter.parameters()
         optimizer = torch.optim.AdamW(weights, self.hparams["lr"], betas=(0.9, 0.98), weight_decay=0.01)

@@ -1,0 +1,318 @@
+import json
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import cross_entropy
+from transformers import VideoLlama3VideoProcessor
+from transformers.models.video_llama_3 import VideoLlama3ImageProcessor, VideoLlama3Processor
+from transformers.models.video_llama_3.video_processing_video_llama_3 import smart_resize as official_resize
+
+from transporter_pl.adapters import vlms
+from transporter_pl.backbones.patches import PatchGrid, smart_resize
+from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
+from transporter_pl.errors import TransporterError
+from transporter_pl.samples import VideoSpec
+
+PROMPT = "a red ball?"
+
+
+def official(adapter, **changes):
+    """The model's own processor, with the adapter's settings."""
+    images = VideoLlama3ImageProcessor(patch_size=8, merge_size=1, size={"shortest_edge": 256, "longest_edge": 4096})
+    videos = VideoLlama3VideoProcessor(**{**adapter.processor, **changes})
+    return VideoLlama3Processor(images, adapter.tokenizer, videos)
+
+
+def processed(adapter, clips, text, **changes):
+    """What a user of transformers would give the model."""
+    spec = adapter.video
+    meta = {"total_num_frames": spec.frames, "fps": spec.fps, "frames_indices": list(range(spec.frames))}
+    inputs = official(adapter, **changes)(
+        text=[text] * len(clips), videos=list(clips), video_metadata=[meta] * len(clips), return_tensors="pt"
+    )
+    return {k: v for k, v in inputs.items() if isinstance(v, torch.Tensor)}
+
+
+def asked(adapter, prompt):
+    """The text that goes to the processor: of the chat template, or plain."""
+    if not adapter.tokenizer.chat_template:
+        return f"<|video_pad|>\n{prompt}"
+    content = [{"type": "video"}, {"type": "text", "text": prompt}]
+    return adapter.tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+    )
+
+
+def test_the_registered_name_is_the_adapter():
+    assert vlms.get("video_llama3") is VideoLlama3Adapter
+
+
+class TestPixels:
+    @pytest.mark.parametrize("geometry", [(32, 32), (48, 32), (16, 80)])
+    def test_rows_equal_the_official_processors_where_nothing_is_resized(self, geometry):
+        clips = torch.randint(0, 256, (2, 3, 3, *geometry), dtype=torch.uint8)
+        processor = {"do_resize": False, "patch_size": 8, "merge_size": 2, "use_token_compression": False}
+        theirs = VideoLlama3VideoProcessor(**processor)(videos=list(clips), return_tensors="pt")
+        grid = PatchGrid.fit(VideoSpec(3, *geometry), 8, processor)
+        shape, merge = grid.shapes(2, 3, clips.device)
+        torch.testing.assert_close(grid.rows(clips / 255), theirs["pixel_values_videos"], atol=1e-5, rtol=0)
+        assert torch.equal(shape, theirs["video_grid_thw"])
+        assert torch.equal(merge, theirs["video_merge_sizes"])
+
+    @pytest.mark.parametrize("geometry", [(30, 44), (64, 96), (13, 21)])
+    @pytest.mark.parametrize("mean", [0.5, [0.4, 0.5, 0.6]])
+    def test_resized_rows_are_within_a_grey_level(self, geometry, mean):
+        clips = torch.randint(0, 256, (1, 3, 3, *geometry), dtype=torch.uint8)
+        processor = {
+            "size": {"shortest_edge": 24 * 24, "longest_edge": 3 * 48 * 48},
+            "patch_size": 8,
+            "merge_size": 2,
+            "image_mean": mean if isinstance(mean, list) else [mean] * 3,
+            "image_std": [0.5, 0.25, 0.5],
+            "use_token_compression": False,
+        }
+        theirs = VideoLlama3VideoProcessor(**processor)(videos=list(clips), return_tensors="pt")
+        grid = PatchGrid.fit(VideoSpec(3, *geometry), 8, processor)
+        rows = grid.rows(clips / 255)
+        assert torch.equal(grid.shapes(1, 3, clips.device)[0], theirs["video_grid_thw"])
+        # in grey levels; random pixels overshoot everywhere, so that a missed clamp shows as tens of them
+        levels = (rows - theirs["pixel_values_videos"]).view(len(rows), 3, -1).abs() * 255
+        levels = levels * torch.tensor(processor["image_std"])[:, None]
+        assert levels.max() < 1.2
+        assert levels.mean() < 0.5
+
+    @settings(deadline=None)
+    @given(
+        sides=st.tuples(st.integers(8, 900), st.integers(8, 900)),
+        factor=st.sampled_from([16, 28]),
+        least=st.integers(256, 100_000),
+        extra=st.integers(0, 400_000),
+    )
+    def test_sizes_are_chosen_as_the_processor_chooses_them(self, sides, factor, least, extra):
+        assert smart_resize(*sides, factor, least, least + extra) == official_resize(
+            *sides, factor, least, least + extra
+        )
+
+    def test_the_pixel_budget_is_shared_by_the_frames(self):
+        hub = {"size": {"shortest_edge": 12544, "longest_edge": 12845056}}
+        long, default = VideoSpec(81, 480, 832), {}
+        assert PatchGrid.fit(long, 14, hub).tokens == 180
+        assert PatchGrid.fit(long, 14, default).tokens < 20
+
+    def test_gradients_reach_pixels_through_the_resize(self):
+        grid = PatchGrid.fit(VideoSpec(2, 20, 28), 8, {"size": {"shortest_edge": 1024, "longest_edge": 8192}})
+        assert (grid.height, grid.width) != (20, 28)
+        video = torch.rand(1, 2, 3, 20, 28, dtype=torch.float64).mul(0.2).add(0.4).requires_grad_()
+        (gradient,) = torch.autograd.grad(grid.rows(video).sum(), video)
+        assert (gradient != 0).all()
+
+    def test_gradcheck(self):
+        grid = PatchGrid.fit(VideoSpec(1, 6, 10), 2, {"size": {"shortest_edge": 64, "longest_edge": 64}})
+        video = torch.rand(1, 1, 3, 6, 10, dtype=torch.float64).mul(0.2).add(0.4).requires_grad_()
+        torch.autograd.gradcheck(grid.rows, (video,))
+
+
+class TestParity:
+    """Against the model's own forward and generate, fed by its own processor."""
+
+    @torch.no_grad()
+    def test_prompt_ids_equal_the_processors(self, vlm, clips):
+        inputs = processed(vlm, clips, asked(vlm, PROMPT))
+        assert inputs["input_ids"].tolist() == [vlm.prompt_ids(PROMPT)] * 2
+
+    @torch.no_grad()
+    def test_tokens_and_logits(self, vlm, clips, video):
+        inputs = processed(vlm, clips, asked(vlm, PROMPT))
+        features = vlm.model.get_video_features(
+            inputs["pixel_values_videos"], inputs["video_grid_thw"], video_merge_sizes=inputs["video_merge_sizes"]
+        )
+        tokens = vlm.encode(video)
+        torch.testing.assert_close(tokens, torch.stack(features.pooler_output), atol=1e-5, rtol=0)
+        torch.testing.assert_close(vlm.logits(tokens, PROMPT), vlm.model(**inputs).logits[:, -1], atol=1e-4, rtol=0)
+
+    @torch.no_grad()
+    def test_logits_within_an_answer(self, vlm, clips, video):
+        inputs = processed(vlm, clips, asked(vlm, PROMPT))
+        ids = torch.tensor([vlm.token_ids("the blue ball")] * 2)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], ids], 1)
+        theirs = vlm.model(**{k: v for k, v in inputs.items() if "mask" not in k}).logits[:, -4:]
+        tokens = vlm.encode(video)
+        torch.testing.assert_close(vlm.answer_logits(tokens, ids, PROMPT), theirs, atol=1e-4, rtol=0)
+        torch.testing.assert_close(vlm.logits(tokens, PROMPT, "the blue ball"), theirs[:, -1], atol=1e-4, rtol=0)
+        torch.testing.assert_close(vlm.logits(tokens, PROMPT, "the"), theirs[:, 1], atol=1e-4, rtol=0)
+
+    @pytest.mark.parametrize("penalty", [1.0, 1.5])
+    @torch.no_grad()
+    def test_captions_are_the_greedy_ones(self, vlm, clips, video, penalty, monkeypatch):
+        inputs = processed(vlm, clips, asked(vlm, PROMPT))
+        generated = vlm.model.generate(**inputs, do_sample=False, max_new_tokens=12)
+        theirs = vlm.tokenizer.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        # a checkpoint's sampling settings must not change what greedy means
+        monkeypatch.setattr(vlm.model.generation_config, "repetition_penalty", penalty)
+        monkeypatch.setattr(vlm.model.generation_config, "do_sample", penalty != 1)
+        assert vlm.caption(vlm.encode(video), PROMPT, max_new_tokens=12) == [text.strip() for text in theirs]
+
+    @torch.no_grad()
+    def test_captions_end_where_the_model_ends_them(self, small_vlm, video, monkeypatch):
+        tokens = small_vlm.encode(video)
+        first = small_vlm.logits(tokens).argmax(-1)[0].item()
+        monkeypatch.setattr(small_vlm.model.generation_config, "eos_token_id", [first])
+        said = small_vlm.caption(tokens[:1], max_new_tokens=5)[0]
+        assert small_vlm.token_ids(said) in ([first], [])
+
+
+class TestTraps:
+    def test_compression_would_make_the_number_of_tokens_depend_on_pixels(self, small_vlm, spec):
+        still = torch.full((1, spec.frames, 3, 32, 32), 90, dtype=torch.uint8)
+        kept = processed(small_vlm, still, asked(small_vlm, PROMPT), use_token_compression=True)
+        assert kept["video_compression_mask"].sum() < small_vlm.token_shape[0]
+        assert small_vlm.encode(still / 255).shape[1:] == small_vlm.token_shape
+
+    def test_saved_settings_keep_compression_off(self, small_vlm, tmp_path):
+        small_vlm.save(tmp_path)
+        processor = VideoLlama3VideoProcessor.from_pretrained(tmp_path)
+        assert processor.use_token_compression is False
+        assert processor.do_resize is False
+
+    @pytest.mark.parametrize(
+        ("fps", "stamps"), [(8, "0.0 0.1 0.2 0.4 0.5"), (1, "0.0 1.0 2.0 3.0 4.0"), (16, "0.0 0.1 0.1 0.2 0.2")]
+    )
+    def test_time_stamps_come_from_the_frame_rate(self, small_vlm, fps, stamps):
+        adapter = VideoLlama3Adapter(small_vlm.model, small_vlm.tokenizer, VideoSpec(5, 32, 32, fps))
+        shown = small_vlm.text([i for i in adapter.prompt_ids() if i != small_vlm.model.config.video_token_id])
+        expected = ",".join(f"Time {stamp}s:" for stamp in stamps.split()) + "Describe the video."
+        assert shown.replace(" ", "") == expected.replace(" ", "")
+
+    def test_attention_stays_within_a_frame(self, small_vlm, video):
+        changed = video.clone()
+        changed[:, 3] = 1 - changed[:, 3]
+        before, after = (small_vlm.encode(v).unflatten(1, (5, -1)) for v in (video, changed))
+        moved = (before - after).abs().amax((0, 2, 3)) > 1e-6
+        assert moved.tolist() == [False, False, False, True, False]
+
+    def test_the_whole_frame_reaches_every_token_of_it(self, small_vlm, video):
+        changed = video.clone()
+        changed[:, :, :, -8:] = 1 - changed[:, :, :, -8:]
+        assert ((small_vlm.encode(video) - small_vlm.encode(changed)).abs().amax(-1) > 1e-6).all()
+
+    def test_the_model_can_not_be_asked_for_the_last_logits(self, small_vlm, video):
+        """So the adapter cuts the hidden states itself: only the answer's positions reach the output layer."""
+        seen = []
+        hook = small_vlm.model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0].shape[1]))
+        small_vlm.logits(small_vlm.encode(video), answer="a red")
+        hook.remove()
+        assert seen == [3]
+
+    def test_gradients_reach_pixels_and_tokens(self, small_vlm, video):
+        video = video.clone().requires_grad_()
+        tokens = small_vlm.encode(video)
+        tokens.retain_grad()
+        small_vlm.logits(tokens).softmax(-1)[:, 7].sum().backward()
+        assert (tokens.grad.abs().sum(-1) > 0).all()
+        assert (video.grad.flatten(2).abs().sum(-1) > 0).all()
+        assert all(weight.grad is None for weight in small_vlm.parameters())
+
+    def test_a_placeholder_in_an_answer_takes_no_visual_token(self, small_vlm, video):
+        tokens = small_vlm.encode(video)
+        ids = torch.tensor(small_vlm.token_ids("a <|video_pad|> ball"))
+        together = small_vlm.answer_logits(tokens, ids)
+        alone = torch.cat([small_vlm.answer_logits(row[None], ids) for row in tokens])
+        torch.testing.assert_close(together, alone, atol=1e-5, rtol=0)
+
+    def test_a_placeholder_in_the_prompt_is_refused(self, vlm, video):
+        with pytest.raises(TransporterError, match="leaves 2 places for the video, not 1"):
+            vlm.logits(vlm.encode(video), "what is <|video_pad|>?")
+
+    def test_wrong_inputs_are_refused(self, small_vlm):
+        with pytest.raises(TransporterError, match="video: shape"):
+            small_vlm.encode(torch.rand(1, 4, 3, 32, 32))
+        with pytest.raises(TransporterError, match="tokens: shape"):
+            small_vlm.logits(torch.rand(1, 7, 32))
+
+
+class TestText:
+    @given(st.lists(st.sampled_from([*"7.,:?", "a", "the", "red", "blue", "ball"]), min_size=1, max_size=9))
+    def test_round_trip(self, small_vlm, words):
+        ids = small_vlm.token_ids(" ".join(words))
+        assert len(ids) == len(words)
+        assert small_vlm.text(ids) == " ".join(words)
+
+    def test_no_special_tokens(self, small_vlm):
+        assert small_vlm.token_ids("") == []
+        assert not set(small_vlm.token_ids(small_vlm.default_prompt)) & set(small_vlm.tokenizer.all_special_ids)
+
+    def test_no_prompt_is_the_default_prompt(self, small_vlm, video):
+        tokens = small_vlm.encode(video)
+        assert small_vlm.prompt_ids() == small_vlm.prompt_ids("Describe the video.")
+        torch.testing.assert_close(small_vlm.logits(tokens), small_vlm.logits(tokens, small_vlm.default_prompt))
+
+
+class TestFolder:
+    def test_round_trip(self, vlm, spec, video, tmp_path):
+        vlm.save(tmp_path / "folder")
+        again = VideoLlama3Adapter.from_pretrained(tmp_path / "folder", spec)
+        tokens = again.encode(video)
+        assert VideoLlama3Adapter.token_shape_of(tmp_path / "folder", spec) == vlm.token_shape == tokens.shape[1:]
+        assert again.prompt_ids() == vlm.prompt_ids()
+        torch.testing.assert_close(tokens, vlm.encode(video), atol=0, rtol=0)
+        torch.testing.assert_close(again.logits(tokens), vlm.logits(tokens), atol=0, rtol=0)
+        assert again.caption(tokens, max_new_tokens=8) == vlm.caption(tokens, max_new_tokens=8)
+
+    def test_settings_nested_in_the_processors_config_come_first(self, small_vlm, tmp_path):
+        small_vlm.save(tmp_path)
+        nested = {"size": {"shortest_edge": 24 * 24, "longest_edge": 5 * 48 * 48}, "merge_size": 1}
+        (tmp_path / "processor_config.json").write_text(json.dumps({"video_processor": nested}))
+        adapter = VideoLlama3Adapter.from_pretrained(tmp_path, VideoSpec(5, 30, 30))
+        assert adapter.token_shape == (5 * 4 * 4, 32)
+        adapter.save(tmp_path / "again")
+        assert VideoLlama3Adapter.token_shape_of(tmp_path / "again", VideoSpec(5, 30, 30)) == adapter.token_shape
+
+    def test_geometry_is_checked_before_any_weight_is_read(self, small_vlm, tmp_path):
+        small_vlm.save(tmp_path)
+        (tmp_path / "model.safetensors").write_bytes(b"not weights")
+        with pytest.raises(TransporterError, match=r"multiples of 16 \(patch 8 x merge 2\)"):
+            VideoLlama3Adapter.from_pretrained(tmp_path, VideoSpec(5, 32, 40))
+        assert VideoLlama3Adapter.token_shape_of(tmp_path, VideoSpec(7, 48, 32)) == (7 * 3 * 2, 32)
+
+    def test_half_precision(self, small_vlm, spec, video, tmp_path):
+        small_vlm.save(tmp_path)
+        half = VideoLlama3Adapter.from_pretrained(tmp_path, spec, torch.bfloat16)
+        tokens = half.encode(video)
+        assert half.logits(tokens).dtype == tokens.dtype == half.dtype == torch.bfloat16
+        assert (tokens - small_vlm.encode(video)).abs().max() < 0.05
+
+    @pytest.mark.parametrize("path", ["./no/such/folder", "nobody/no-such-model", "no such name"])
+    def test_what_is_not_there_is_one_clear_error(self, spec, path, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(TransporterError, match=f"path: .*{path}"):
+            VideoLlama3Adapter.from_pretrained(path, spec)
+
+    def test_a_model_of_another_kind_is_refused(self, small_vlm, spec, tmp_path):
+        small_vlm.save(tmp_path)
+        (tmp_path / "config.json").write_text('{"model_type": "videollama3_qwen2"}')
+        with pytest.raises(TransporterError, match="holds a 'videollama3_qwen2', not a native 'video_llama_3'"):
+            VideoLlama3Adapter.from_pretrained(tmp_path, spec)
+
+    def test_a_broken_config_is_one_clear_error(self, small_vlm, spec, tmp_path):
+        small_vlm.save(tmp_path)
+        (tmp_path / "config.json").write_text("[")
+        with pytest.raises(TransporterError, match=r"config\.json .* is no JSON object"):
+            VideoLlama3Adapter.from_pretrained(tmp_path, spec)
+
+
+def test_training_through_the_adapter_reaches_its_weights(spec, video):
+    """The recipe trains the very prompt that inference uses."""
+    from transporter_pl.backbones.scratch import new_video_llama3
+
+    model, tokenizer = new_video_llama3(
+        ["a", "red", "ball"], vision_dim=16, vision_layers=1, text_dim=16, text_layers=1
+    )
+    adapter = VideoLlama3Adapter(model, tokenizer, spec)
+    ids = tokenizer(["a red ball</s>", "a ball</s>"], padding=True, return_tensors="pt")["input_ids"]
+    logits = adapter.answer_logits(adapter.encode(video), ids)[:, :-1]
+    cross_entropy(logits.flatten(0, 1), ids.flatten(), ignore_index=tokenizer.pad_token_id).backward()
+    assert logits.shape == (2, 4, len(tokenizer))
+    silent = [name for name, weight in adapter.named_parameters() if weight.grad is None or not weight.grad.any()]
+    assert not [name for name in silent if "k_proj.bias" not in name]  # a key's bias changes no softmax

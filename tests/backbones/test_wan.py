@@ -1,0 +1,343 @@
+import json
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from transporter_pl.adapters import generators
+from transporter_pl.backbones.wan import WanAdapter, decode_raw
+from transporter_pl.backbones.wan_geometry import WanGeometry
+from transporter_pl.backbones.wan_schedule import WanSchedule
+from transporter_pl.errors import TransporterError
+from transporter_pl.samples import VideoSpec
+
+CAPTIONS = ["a red ball", "the blue square moves to the left"]
+UNIPC = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+
+
+def noise_like(adapter, count=2, seed=1):
+    return torch.randn(count, *adapter.latent_shape, generator=torch.Generator().manual_seed(seed))
+
+
+def sample(adapter, noise, captions, steps):
+    """Guided sampling as a user of the port would write it."""
+    condition, empty = adapter.encode_text(captions), adapter.encode_text([""]).expand(len(captions), -1, -1)
+    schedule, latents = adapter.schedule(steps), noise
+    for index, t in enumerate(schedule.times):
+        time = t.expand(len(latents))
+        free = adapter.velocity(latents, empty, time)
+        guided = free + adapter.guidance_scale * (adapter.velocity(latents, condition, time) - free)
+        latents = schedule.step(guided, index, latents)
+    return latents
+
+
+def test_the_registered_name_is_the_adapter():
+    assert generators.get("wan") is WanAdapter
+
+
+class TestPipelineParity:
+    @pytest.mark.parametrize("steps", [1, 4, 9])
+    @torch.no_grad()
+    def test_own_sampling_equals_the_pipelines_call(self, wan, spec, steps):
+        noise = noise_like(wan)
+        call = {
+            "prompt": CAPTIONS,
+            "height": spec.height,
+            "width": spec.width,
+            "num_frames": spec.frames,
+            "num_inference_steps": steps,
+            "guidance_scale": wan.guidance_scale,
+            "max_sequence_length": wan.condition_shape[0],
+            "latents": noise,
+        }
+        latents = sample(wan, noise, CAPTIONS, steps)
+        theirs = wan.pipeline(**call, output_type="latent").frames
+        torch.testing.assert_close(latents, theirs, atol=1e-4, rtol=0)
+        frames = wan.pipeline(**call, output_type="pt").frames
+        torch.testing.assert_close(wan.decode(latents), frames, atol=1e-4, rtol=0)
+
+    def test_text_is_cleaned_padded_and_cut_as_the_pipeline_does(self, wan):
+        length, width = wan.condition_shape
+        captions = ["  a &amp; red\n ball", "a red ball " * 20, ""]
+        theirs = wan.pipeline.encode_prompt(captions, max_sequence_length=length)
+        torch.testing.assert_close(wan.encode_text(captions), theirs[0])
+        torch.testing.assert_close(wan.encode_text([""]), theirs[1][:1])
+        written = (wan.encode_text(["a red ball"]).abs().sum(-1) > 0).sum()
+        assert written == 4  # three words and </s>; the rest are zero rows
+        assert wan.encode_text(captions).shape == (3, length, width)
+
+    def test_zero_rows_take_part(self, small_wan):
+        latents, t = noise_like(small_wan, 1), torch.tensor([0.5])
+        condition = small_wan.encode_text(["a red ball"])
+        whole = small_wan.velocity(latents, condition, t)
+        cut = small_wan.velocity(latents, condition[:, :4], t)
+        assert (whole - cut).abs().max() > 1e-4
+
+    def test_a_time_for_every_token_equals_a_time_for_every_clip(self, pipelines, spec):
+        adapter = WanAdapter(pipelines["expanded"], spec).freeze()
+        latents, condition = noise_like(adapter), adapter.encode_text(CAPTIONS)
+        t = torch.tensor([0.9, 0.2])
+        tokens = latents[0, 0, :, ::2, ::2].numel()
+        each = (t * 1000).floor()[:, None].expand(-1, tokens)
+        theirs = adapter.transformer(latents, each, condition, return_dict=False)[0]
+        torch.testing.assert_close(adapter.velocity(latents, condition, t), theirs, atol=1e-5, rtol=1e-5)
+
+
+class TestLatents:
+    def test_normalisation_is_mode_minus_mean_over_std(self, wan, video):
+        config = wan.vae.config
+        mode = wan.vae.encode(video.transpose(1, 2) * 2 - 1).latent_dist.mode()
+        mean, std = (torch.tensor(x).view(1, -1, 1, 1, 1) for x in (config.latents_mean, config.latents_std))
+        torch.testing.assert_close(wan.encode(video), (mode - mean) / std)
+        assert (std != 1).any()  # else 1 / std would pass too
+
+    def test_decode_inverts_the_normalisation(self, wan):
+        latents = noise_like(wan) / 10
+        mean, std = (
+            torch.tensor(x).view(1, -1, 1, 1, 1) for x in (wan.vae.config.latents_mean, wan.vae.config.latents_std)
+        )
+        theirs = (wan.vae.decode(latents * std + mean).sample + 1) / 2
+        torch.testing.assert_close(wan.decode(latents), theirs.transpose(1, 2))
+
+    def test_shapes_follow_the_configuration(self, wan, video):
+        assert wan.encode(video).shape[1:] == wan.latent_shape
+        assert wan.encode_text(["a"]).shape[1:] == wan.condition_shape
+
+    @pytest.mark.parametrize("frames", [1, 4, 6, 9])
+    def test_another_frame_count_is_refused_not_dropped(self, small_wan, frames):
+        with pytest.raises(TransporterError, match=r"video: shape .*5 frames of 32x32"):
+            small_wan.encode(torch.rand(1, frames, 3, 32, 32))
+
+    def test_the_vae_would_have_dropped_frames_silently(self, small_wan):
+        pixels = torch.rand(1, 3, 8, 32, 32)
+        kept = small_wan.vae.encode(pixels[:, :, :5]).latent_dist.mode()
+        torch.testing.assert_close(small_wan.vae.encode(pixels).latent_dist.mode(), kept)
+
+    def test_every_frame_reaches_the_latents(self, wan, video):
+        video = video.clone().requires_grad_()
+        wan.encode(video).square().sum().backward()
+        assert (video.grad.flatten(2).abs().sum(-1) > 0).all()
+
+
+class TestDecodeRaw:
+    @pytest.mark.parametrize("name", ["one_expert", "two_experts", "expanded"])
+    def test_clamped_it_equals_decode(self, pipelines, name):
+        vae = pipelines[name].vae
+        latents = 2 * torch.randn(2, vae.config.z_dim, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+        raw = decode_raw(vae, latents)
+        torch.testing.assert_close(raw.clamp(-1, 1), vae.decode(latents).sample)
+
+    def test_saturated_pixels_keep_their_gradient(self, pipelines):
+        vae = pipelines["one_expert"].vae
+        latents = 1e3 * torch.randn(1, vae.config.z_dim, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+        latents.requires_grad_()
+        decoded = vae.decode(latents).sample
+        saturated = decoded.detach().abs() == 1
+        assert saturated.any()
+        (clamped,) = torch.autograd.grad(decoded[saturated].sum(), latents)
+        (free,) = torch.autograd.grad(decode_raw(vae, latents)[saturated].sum(), latents)
+        assert clamped.abs().max() == 0
+        assert free.abs().max() > 0
+
+
+class TestExperts:
+    def test_each_clip_gets_the_expert_of_its_time(self, experts):
+        latents, condition = noise_like(experts, 3), experts.encode_text([CAPTIONS[0]]).expand(3, -1, -1)
+        t = torch.tensor([0.95, 0.3, 0.875])
+        velocity = experts.velocity(latents, condition, t)
+        for row, expert in ((0, experts.transformer), (1, experts.transformer_2), (2, experts.transformer)):
+            one = slice(row, row + 1)
+            alone = expert(latents[one], (t[one] * 1000).floor(), condition[one], return_dict=False)[0]
+            torch.testing.assert_close(velocity[one], alone, atol=1e-5, rtol=1e-5)
+
+    def test_a_whole_sampling_run_uses_both(self, experts):
+        asked = []
+        hooks = [
+            net.register_forward_pre_hook(lambda *_, name=name: asked.append(name))
+            for name, net in (("high", experts.transformer), ("low", experts.transformer_2))
+        ]
+        with torch.no_grad():
+            sample(experts, noise_like(experts, 1), CAPTIONS[:1], 6)
+        for hook in hooks:
+            hook.remove()
+        assert asked == sorted(asked)  # high, then low
+        assert {"high", "low"} == set(asked)
+
+    def test_gradients_reach_the_condition_through_both(self, experts):
+        condition = experts.encode_text(CAPTIONS).requires_grad_()
+        experts.velocity(noise_like(experts), condition, torch.tensor([0.95, 0.3])).square().sum().backward()
+        assert (condition.grad.flatten(1).abs().sum(1) > 0).all()
+
+
+class TestSchedule:
+    @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
+    @pytest.mark.parametrize("kind", ["euler", "unipc"])
+    @settings(max_examples=8, deadline=None)
+    @given(steps=st.integers(1, 12), seed=st.integers(0, 99))
+    def test_a_perfect_velocity_leads_to_the_clean_latents(self, kind, shift, steps, seed):
+        scheduler = (
+            FlowMatchEulerDiscreteScheduler(shift=shift)
+            if kind == "euler"
+            else UniPCMultistepScheduler(**UNIPC, flow_shift=shift)
+        )
+        clean, noise = torch.randn(2, 1, 4, 2, 2, 2, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        schedule = WanSchedule(scheduler, steps)
+        latents = (1 - schedule.times[0]) * clean + schedule.times[0] * noise
+        for index in range(steps):
+            latents = schedule.step(noise - clean, index, latents)
+        torch.testing.assert_close(latents, clean, atol=1e-4, rtol=0)
+
+    def test_times_are_sigmas_not_whole_time_steps(self):
+        schedule = WanSchedule(UniPCMultistepScheduler(**UNIPC, flow_shift=3.0), 7)
+        reference = torch.linspace(1, 1e-3, 8, dtype=torch.float64)[:-1]
+        shifted = 3 * reference / (1 + 2 * reference)
+        torch.testing.assert_close(schedule.times, shifted.float(), atol=2e-6, rtol=0)
+        assert schedule.whole
+        assert ((schedule.times * 1000) % 1 > 1e-3).any()
+
+    def test_euler_and_unipc_shift_differently(self):
+        euler = WanSchedule(FlowMatchEulerDiscreteScheduler(shift=3.0), 7)
+        unipc = WanSchedule(UniPCMultistepScheduler(**UNIPC, flow_shift=3.0), 7)
+        assert not euler.whole
+        assert (euler.times - unipc.times).abs().max() > 1e-2
+
+    def test_schedules_share_no_history(self, experts):
+        noise = noise_like(experts, 1)
+        first, second = experts.schedule(4), experts.schedule(4)
+        once = [first.step(noise * i, i, noise) for i in range(4)]
+        again = [second.step(noise * i, i, noise) for i in range(4)]
+        torch.testing.assert_close(torch.stack(once), torch.stack(again), atol=0, rtol=0)
+
+    def test_a_run_may_begin_in_the_middle(self):
+        clean, noise = torch.randn(2, 1, 4, 2, 2, 2)
+        schedule = WanSchedule(FlowMatchEulerDiscreteScheduler(shift=3.0), 6)
+        latents = (1 - schedule.times[3]) * clean + schedule.times[3] * noise
+        for index in (3, 4, 5):
+            latents = schedule.step(noise - clean, index, latents)
+        torch.testing.assert_close(latents, clean, atol=1e-5, rtol=0)
+
+    def test_no_steps_are_refused(self, small_wan):
+        with pytest.raises(TransporterError, match="steps: 0"):
+            small_wan.schedule(0)
+
+
+class TestGeometry:
+    GEOMETRY = WanGeometry(16, (4, 8), (2, 2), (512, 4096))
+
+    def test_a_published_size(self):
+        assert self.GEOMETRY.latents(VideoSpec(81, 480, 832)) == (16, 21, 60, 104)
+
+    @given(frames=st.integers(-2, 90), height=st.integers(0, 70), width=st.integers(0, 70))
+    def test_what_does_not_fit_is_refused_with_a_fix_that_fits(self, frames, height, width):
+        video = VideoSpec(frames, height, width)
+        fits = frames > 0 and frames % 4 == 1 and min(height, width) > 0 and height % 16 == width % 16 == 0
+        if fits:
+            assert self.GEOMETRY.latents(video) == (16, (frames - 1) // 4 + 1, height // 8, width // 8)
+            return
+        with pytest.raises(TransporterError, match=r"video\.(frames|height|width): .*use \d+") as caught:
+            self.GEOMETRY.latents(video)
+        field, advice = str(caught.value).split(":")[0].removeprefix("video."), str(caught.value).split()[-1]
+        step = 4 if field == "frames" else 16
+        assert int(advice) % step == (1 if field == "frames" else 0)
+        assert int(advice) > 0
+
+    def test_checked_before_any_weight_is_read(self, small_wan, tmp_path):
+        small_wan.save(tmp_path)
+        for weights in tmp_path.rglob("*.safetensors"):
+            weights.write_bytes(b"not weights")
+        with pytest.raises(TransporterError, match=r"video\.frames: 8 is not 4k \+ 1 as Wan needs; use 5 or 9"):
+            WanAdapter.from_pretrained(tmp_path, VideoSpec(8, 32, 32))
+        with pytest.raises(TransporterError, match=r"video\.width: 60 .*use 64"):
+            WanAdapter.from_pretrained(tmp_path, VideoSpec(5, 32, 60))
+        shapes = WanAdapter.shapes_of(tmp_path, VideoSpec(9, 32, 64))
+        assert shapes == ((8, 3, 4, 8), small_wan.condition_shape)
+
+
+class TestFolder:
+    def test_round_trip(self, wan, spec, video, tmp_path):
+        wan.save(tmp_path / "new" / "folder")
+        again = WanAdapter.from_pretrained(tmp_path / "new" / "folder", spec)
+        assert again.guidance_scale == wan.guidance_scale
+        assert again.source == str(tmp_path / "new" / "folder")
+        assert (again.latent_shape, again.condition_shape) == (wan.latent_shape, wan.condition_shape)
+        torch.testing.assert_close(again.encode(video), wan.encode(video), atol=0, rtol=0)
+        torch.testing.assert_close(again.schedule(5).times, wan.schedule(5).times)
+        assert not any(p.name.startswith(".") for p in (tmp_path / "new").iterdir())
+
+    def test_without_our_file_guidance_is_the_pipelines_default(self, small_wan, spec, tmp_path):
+        small_wan.save(tmp_path)
+        assert json.loads((tmp_path / "transporter.json").read_text()) == {"guidance_scale": 3.0}
+        (tmp_path / "transporter.json").unlink()
+        assert WanAdapter.from_pretrained(tmp_path, spec).guidance_scale == 5.0
+
+    @torch.no_grad()
+    def test_half_precision_keeps_the_vae_and_the_latents_in_full(self, small_wan, spec, video, tmp_path):
+        small_wan.save(tmp_path)
+        half = WanAdapter.from_pretrained(tmp_path, spec, torch.bfloat16)
+        assert half.dtype == torch.bfloat16
+        assert half.encode(video).dtype == torch.float32
+        latents, t = noise_like(half), torch.tensor([0.9, 0.2])
+        velocity = half.velocity(latents, half.encode_text(CAPTIONS), t)
+        assert velocity.dtype == torch.float32
+        full = small_wan.velocity(latents, small_wan.encode_text(CAPTIONS), t)
+        assert (velocity - full).abs().max() < 0.05 * full.std()
+
+    @pytest.mark.parametrize(
+        ("path", "message"),
+        [
+            ("./no/such/folder", "no folder './no/such/folder'"),
+            ("nobody/no-such-model", "can't load 'nobody/no-such-model'"),
+            ("no such name", "can't load 'no such name'"),
+        ],
+    )
+    def test_what_is_not_there_is_one_clear_error(self, spec, path, message, monkeypatch):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        with pytest.raises(TransporterError, match=message):
+            WanAdapter.from_pretrained(path, spec)
+
+    def test_a_folder_of_something_else_is_refused(self, small_wan, spec, tmp_path):
+        with pytest.raises(TransporterError, match=r"has no model_index\.json"):
+            WanAdapter.from_pretrained(tmp_path, spec)
+        small_wan.save(tmp_path)
+        index = tmp_path / "model_index.json"
+        index.write_text(index.read_text().replace('"WanPipeline"', '"WanImageToVideoPipeline"'))
+        with pytest.raises(TransporterError, match="holds a WanImageToVideoPipeline, not a WanPipeline"):
+            WanAdapter.from_pretrained(tmp_path, spec)
+
+    def test_a_missing_weight_file_is_one_clear_error(self, small_wan, spec, tmp_path):
+        small_wan.save(tmp_path)
+        next((tmp_path / "transformer").glob("*.safetensors")).unlink()
+        with pytest.raises(TransporterError, match="can't load"):
+            WanAdapter.from_pretrained(tmp_path, spec)
+
+    @pytest.mark.parametrize(
+        "scheduler",
+        [
+            DDIMScheduler(),
+            UniPCMultistepScheduler(),
+            UniPCMultistepScheduler(**UNIPC, use_dynamic_shifting=True),
+            FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        ],
+    )
+    def test_a_scheduler_of_another_convention_is_refused(self, small_wan, spec, tmp_path, scheduler):
+        small_wan.save(tmp_path)
+        scheduler.save_pretrained(tmp_path / "scheduler")
+        with pytest.raises(TransporterError, match="no plain flow-matching scheduler"):
+            WanAdapter.from_pretrained(tmp_path, spec)
+
+
+def test_training_through_the_adapter_reaches_its_weights(pipelines, spec):
+    """The recipes train the very functions that inference uses."""
+    adapter = WanAdapter(pipelines["one_expert"], spec)
+    weights = [*adapter.transformer.parameters(), *adapter.text_encoder.parameters()]
+    before = [w.requires_grad for w in weights]
+    for weight in weights:
+        weight.requires_grad_(True)
+    adapter.velocity(noise_like(adapter), adapter.encode_text(CAPTIONS), torch.tensor([0.9, 0.2])).sum().backward()
+    assert adapter.text_encoder.shared.weight.grad.abs().sum() > 0
+    assert adapter.transformer.proj_out.weight.grad.abs().sum() > 0
+    for weight, asked in zip(weights, before, strict=True):
+        weight.grad = None
+        weight.requires_grad_(asked)

@@ -1,0 +1,287 @@
+"""The contract suite: does an adapter, ours or a stranger's, keep what its port promises?
+
+``check_generator(adapter)`` and ``check_vlm(adapter)`` return a list of findings; an empty list means that it does.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from transporter_pl.adapters import Frozen, GeneratorAdapter, VLMAdapter
+from transporter_pl.errors import TransporterError
+
+A = TypeVar("A", GeneratorAdapter, VLMAdapter)
+CAPTIONS = ["a red ball", "a large blue square that moves to the left"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One broken promise.
+
+    Attributes:
+        name: The check that found it.
+        message: What was expected and what came.
+    """
+
+    name: str
+    message: str
+
+
+def check_generator(adapter: GeneratorAdapter) -> list[Finding]:
+    """Every promise of the ``GeneratorAdapter`` port, on two random clips; the adapter is saved and loaded once."""
+    checks = [_generator_shapes, _frozen, _generator_gradients, _generator_batch, _generator_input, _condition]
+    return _findings([*checks, _schedule, _guidance, _generator_folder], adapter)
+
+
+def check_vlm(adapter: VLMAdapter) -> list[Finding]:
+    """Every promise of the ``VLMAdapter`` port, on two random clips; the adapter is saved and loaded once."""
+    checks = [_vlm_shapes, _frozen, _vlm_gradients, _vlm_batch, _vlm_input, _prompts, _text, _caption]
+    return _findings([*checks, _vlm_folder], adapter)
+
+
+def _findings(checks: list[Callable[..., Iterator[str]]], adapter: Frozen) -> list[Finding]:
+    found = []
+    for check in checks:
+        name = check.__name__.strip("_")
+        try:
+            found += [Finding(name, message) for message in check(adapter)]
+        except Exception as error:  # whatever an adapter raises is a finding
+            found.append(Finding(name, f"raised {type(error).__name__}: {error}"))
+    return found
+
+
+def _generator_shapes(adapter: GeneratorAdapter) -> Iterator[str]:
+    video, latents, condition, t = _generator_inputs(adapter)
+    decoded = adapter.decode(latents)
+    yield from _expect("encode", adapter.encode(video), (2, *adapter.latent_shape))
+    yield from _expect("decode", decoded, tuple(video.shape))
+    yield from _expect("encode_text", condition, (2, *adapter.condition_shape))
+    yield from _expect("velocity", adapter.velocity(latents, condition, t), tuple(latents.shape))
+    if decoded.min() < 0 or decoded.max() > 1:
+        yield f"decode: pixels in [{decoded.min():.3f}, {decoded.max():.3f}], not in [0, 1]"
+
+
+def _generator_gradients(adapter: GeneratorAdapter) -> Iterator[str]:
+    video, latents, condition, t = _generator_inputs(adapter)
+    yield from _reaches("encode → pixels", adapter.encode, video)
+    # near the centre of latent space, so that few pixels are clamped
+    yield from _reaches("decode → latents", adapter.decode, latents / 10)
+    yield from _reaches("velocity → latents", lambda x: adapter.velocity(x, condition, t), latents)
+    yield from _reaches("velocity → condition", lambda x: adapter.velocity(latents, x, t), condition, everywhere=False)
+    yield from _no_weight_gradients(adapter)
+
+
+def _generator_batch(adapter: GeneratorAdapter) -> Iterator[str]:
+    video, latents, condition, t = _generator_inputs(adapter)
+    yield from _rowwise("encode", adapter.encode, video)
+    yield from _rowwise("decode", adapter.decode, latents)
+    yield from _rowwise("velocity", adapter.velocity, latents, condition, t)
+    alone = torch.cat([adapter.encode_text([c]) for c in CAPTIONS])
+    yield from _same("encode_text: a caption in a batch and alone", adapter.encode_text(CAPTIONS), alone)
+
+
+def _generator_input(adapter: GeneratorAdapter) -> Iterator[str]:
+    yield from _refuses_short("encode", adapter.encode, _clips(adapter))
+
+
+def _condition(adapter: GeneratorAdapter) -> Iterator[str]:
+    _, latents, condition, t = _generator_inputs(adapter)
+    yield from _expect("encode_text of the empty caption", adapter.encode_text([""]), (1, *adapter.condition_shape))
+    base = adapter.velocity(latents, condition, t)
+    if _close(base, adapter.velocity(latents, condition.flip(0), t)):
+        yield "velocity: the same for another condition"
+    if _close(base, adapter.velocity(latents, condition, t.flip(0))):
+        yield "velocity: the same at another t"
+
+
+def _schedule(adapter: GeneratorAdapter) -> Iterator[str]:
+    _, clean, _, _ = _generator_inputs(adapter)
+    schedule, steps = adapter.schedule(5), 5
+    times = schedule.times
+    if tuple(times.shape) != (steps,) or not (times[:-1] > times[1:]).all() or times[0] > 1 or times[-1] <= 0:
+        yield f"schedule: times {times.tolist()} are not {steps} falling numbers in (0, 1]"
+    noise = _random(adapter, tuple(clean.shape), seed=3)
+    for run in ("first", "second"):  # the second finds a history that is shared between schedules
+        schedule = adapter.schedule(steps)
+        latents = (1 - times[0]) * clean + times[0] * noise
+        for index in range(steps):
+            latents = schedule.step(noise - clean, index, latents)
+        yield from _same(f"schedule, {run} run: the velocity ω − z should lead to z", latents, clean)
+
+
+def _guidance(adapter: GeneratorAdapter) -> Iterator[str]:
+    if not 1 <= adapter.guidance_scale < float("inf"):
+        yield f"guidance_scale: {adapter.guidance_scale} is not at least 1"
+
+
+def _generator_folder(adapter: GeneratorAdapter) -> Iterator[str]:
+    video, latents, condition, t = _generator_inputs(adapter)
+    again = _reloaded(adapter)
+    yield from _frozen(again)
+    yield from _same("encode after save and load", again.encode(video), adapter.encode(video))
+    yield from _same("encode_text after save and load", again.encode_text(CAPTIONS), condition)
+    yield from _same(
+        "velocity after save and load", again.velocity(latents, condition, t), adapter.velocity(latents, condition, t)
+    )
+    if again.guidance_scale != adapter.guidance_scale:
+        yield f"guidance_scale: {adapter.guidance_scale} became {again.guidance_scale} after save and load"
+
+
+def _vlm_shapes(adapter: VLMAdapter) -> Iterator[str]:
+    tokens = adapter.encode(_clips(adapter))
+    logits = adapter.logits(tokens)
+    yield from _expect("encode", tokens, (2, *adapter.token_shape))
+    yield from _expect("logits", logits, (2, logits.shape[-1]))
+
+
+def _vlm_gradients(adapter: VLMAdapter) -> Iterator[str]:
+    video = _clips(adapter)
+    yield from _reaches("encode → pixels", adapter.encode, video)
+    yield from _reaches("logits → tokens", lambda x: adapter.logits(x).softmax(-1), adapter.encode(video))
+    yield from _no_weight_gradients(adapter)
+
+
+def _vlm_batch(adapter: VLMAdapter) -> Iterator[str]:
+    video = _clips(adapter)
+    tokens = adapter.encode(video)
+    yield from _rowwise("encode", adapter.encode, video)
+    yield from _rowwise("logits", adapter.logits, tokens)
+    alone = [adapter.caption(row[None], max_new_tokens=4)[0] for row in tokens]
+    if adapter.caption(tokens, max_new_tokens=4) != alone:
+        yield f"caption: {adapter.caption(tokens, max_new_tokens=4)} in a batch, {alone} alone"
+
+
+def _vlm_input(adapter: VLMAdapter) -> Iterator[str]:
+    yield from _refuses_short("encode", adapter.encode, _clips(adapter))
+
+
+def _prompts(adapter: VLMAdapter) -> Iterator[str]:
+    tokens, asked = adapter.encode(_clips(adapter)), adapter.default_prompt
+    base = adapter.logits(tokens)
+    yield from _same("logits: without a prompt and with the default one", base, adapter.logits(tokens, asked))
+    if _close(base, adapter.logits(tokens, f"{asked} {asked}")):
+        yield "logits: the same for another prompt"
+    if _close(base, adapter.logits(tokens, answer="1 2")):
+        yield "logits: the same after the beginning of an answer"
+    if _close(base, adapter.logits(tokens.flip(0))):
+        yield "logits: the same for other tokens"
+
+
+def _text(adapter: VLMAdapter) -> Iterator[str]:
+    if adapter.token_ids(""):
+        yield f"token_ids: the empty text has ids {adapter.token_ids('')}; special tokens must stay out"
+    for text in (*CAPTIONS, "1 2"):
+        ids = adapter.token_ids(text)
+        again = adapter.token_ids(adapter.text(ids))
+        if not ids or again != ids:
+            yield f"text: {text!r} has ids {ids}, whose text {adapter.text(ids)!r} has {again}"
+
+
+def _caption(adapter: VLMAdapter) -> Iterator[str]:
+    tokens = adapter.encode(_clips(adapter))
+    likeliest = [adapter.text([i]).strip() for i in adapter.logits(tokens).argmax(-1).tolist()]
+    for said, expected in zip(adapter.caption(tokens, max_new_tokens=1), likeliest, strict=True):
+        if said not in (expected, ""):  # special tokens are left out of captions
+            yield f"caption: begins with {said!r}, but the largest logit is that of {expected!r}"
+
+
+def _vlm_folder(adapter: VLMAdapter) -> Iterator[str]:
+    video = _clips(adapter)
+    tokens, again = adapter.encode(video), _reloaded(adapter)
+    yield from _frozen(again)
+    yield from _same("encode after save and load", again.encode(video), tokens)
+    yield from _same("logits after save and load", again.logits(tokens), adapter.logits(tokens))
+
+
+def _frozen(adapter: Frozen) -> Iterator[str]:
+    training = [name or "the adapter" for name, module in adapter.train().named_modules() if module.training]
+    if training:
+        yield f"frozen: {len(training)} modules train after .train(), such as {training[0]}; call freeze()"
+    learning = [name for name, weight in adapter.named_parameters() if weight.requires_grad]
+    if learning:
+        yield f"frozen: {len(learning)} weights ask for gradients, such as {learning[0]}; call freeze()"
+
+
+def _no_weight_gradients(adapter: Frozen) -> Iterator[str]:
+    touched = [name for name, weight in adapter.named_parameters() if weight.grad is not None]
+    if touched:
+        yield f"frozen: {len(touched)} weights received gradients, such as {touched[0]}"
+
+
+def _generator_inputs(adapter: GeneratorAdapter) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Two clips, two latents, the conditions of two captions, and two times on either side of most boundaries."""
+    latents = _random(adapter, (2, *adapter.latent_shape), seed=1)
+    condition = adapter.encode_text(CAPTIONS)
+    return _clips(adapter), latents, condition, torch.tensor([0.95, 0.3], device=adapter.device)
+
+
+def _clips(adapter: Frozen) -> Tensor:
+    spec = adapter.video
+    return _random(adapter, (2, spec.frames, 3, spec.height, spec.width), seed=2).sigmoid()
+
+
+def _random(adapter: Frozen, shape: tuple[int, ...], seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(adapter.device)
+
+
+def _reloaded(adapter: A) -> A:
+    with tempfile.TemporaryDirectory() as folder:
+        adapter.save(folder)
+        return type(adapter).from_pretrained(folder, adapter.video, adapter.dtype).to(adapter.device)
+
+
+def _expect(what: str, value: Tensor, shape: tuple[int, ...]) -> Iterator[str]:
+    if tuple(value.shape) != shape:
+        yield f"{what}: shape {tuple(value.shape)}, expected {shape}"
+    if not value.isfinite().all():
+        yield f"{what}: not all finite"
+
+
+def _reaches(
+    what: str, function: Callable[[Tensor], Tensor], value: Tensor, *, everywhere: bool = True
+) -> Iterator[str]:
+    """Gradients arrive at every row (frame, channel or token), or at least somewhere (padded text may be masked)."""
+    value = value.detach().requires_grad_()
+    output = function(value).float()
+    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(4)).to(output.device)
+    (gradient,) = torch.autograd.grad((output * weight).sum(), value) if output.requires_grad else (None,)
+    if gradient is None or not gradient.isfinite().all():
+        yield f"{what}: no finite gradient"
+        return
+    silent = (gradient == 0).flatten(2).all(-1)
+    if silent.all() or (everywhere and silent.any()):
+        first = silent.nonzero()[0].tolist()
+        yield f"{what}: no gradient at {int(silent.sum())} of {silent.numel()} rows, the first at {first}"
+
+
+def _rowwise(what: str, function: Callable[..., Tensor], *values: Tensor) -> Iterator[str]:
+    together = function(*values)
+    yield from _same(f"{what}: twice the same input", function(*values), together)
+    alone = torch.cat([function(*(v[None] for v in row)) for row in zip(*values, strict=True)])
+    yield from _same(f"{what}: a clip in a batch and alone", together, alone)
+
+
+def _refuses_short(what: str, function: Callable[[Tensor], Tensor], video: Tensor) -> Iterator[str]:
+    try:
+        function(video[:, :-1])
+    except TransporterError:
+        return
+    yield f"{what}: took a clip with a frame too few; raise a TransporterError"
+
+
+def _same(what: str, value: Tensor, expected: Tensor) -> Iterator[str]:
+    if value.shape != expected.shape or not _close(value, expected):
+        gap = (value - expected).abs().max().item() if value.shape == expected.shape else float("nan")
+        yield f"{what}: differ by {gap:.2e}"
+
+
+def _close(value: Tensor, expected: Tensor) -> bool:
+    half = torch.bfloat16 in (value.dtype, expected.dtype) or torch.float16 in (value.dtype, expected.dtype)
+    scale = expected.float().std().item() + 1e-12
+    return torch.allclose(value.float(), expected.float(), rtol=0, atol=(3e-2 if half else 1e-4) * scale)
