@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeVar
 
 import lightning as L  # noqa: N812
 import torch
 from torch import Tensor
 
+from transporter_pl.adapters import GeneratorAdapter, VLMAdapter
+from transporter_pl.datamodules.shapemotion.measure import caption_words
 from transporter_pl.datamodules.shapemotion.reader import read
-from transporter_pl.datamodules.shapemotion.world import FACTORS, Scene, parse_caption, render, sample_scene
+from transporter_pl.datamodules.shapemotion.world import FACTORS, Scene, render, sample_scene
+from transporter_pl.errors import TransporterError
 from transporter_pl.explain.sampler import sample
+
+T = TypeVar("T")
+
+
+def _part(module: L.LightningModule, name: str, kind: type[T]) -> T:
+    """What a recipe trains.
+
+    Raises:
+        TransporterError: If the callback stands in another recipe's config.
+    """
+    part = getattr(module, name, None)
+    if not isinstance(part, kind):
+        msg = f"callbacks: {type(module).__name__} has no {kind.__name__} in {name!r}; use the recipe's own callback"
+        raise TransporterError(msg)
+    return part
 
 
 class _Measured(L.Callback):
@@ -47,12 +65,15 @@ class ReadReconstructions(_Measured):
     """For the VAE recipe: the factors after encode and decode."""
 
     @torch.no_grad()
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Encode, decode, read."""
         scene, generator = self.scene()
         video = render(scene, 9, 64, generator).to(pl_module.device)
+        from diffusers import AutoencoderKLWan
+
+        vae = _part(pl_module, "vae", AutoencoderKLWan)
         pixels = video.transpose(1, 2) * 2 - 1
-        decoded = pl_module.vae.decode(pl_module.vae.encode(pixels).latent_dist.mode()).sample
+        decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
         self.log_reading(trainer, (decoded.transpose(1, 2) + 1) / 2, scene, "reconstructions")
 
 
@@ -60,10 +81,10 @@ class ReadGenerations(_Measured):
     """For the generator recipe: the factors of videos generated from held-out captions."""
 
     @torch.no_grad()
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Generate, read."""
         scene, generator = self.scene()
-        adapter = pl_module.adapter
+        adapter = _part(pl_module, "adapter", GeneratorAdapter)  # type: ignore[type-abstract]
         noise = torch.randn(len(scene), *adapter.latent_shape, generator=generator).to(pl_module.device)
         latents = sample(adapter, adapter.encode_text(scene.captions()), noise, steps=20)
         self.log_reading(trainer, adapter.decode(latents), scene, "generations")
@@ -73,9 +94,9 @@ class ReadCaptions(_Measured):
     """For the VLM recipe: the factors that its captions of held-out clips name."""
 
     @torch.no_grad()
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Caption, parse."""
         scene, generator = self.scene()
         video = render(scene, 9, 64, generator).to(pl_module.device)
-        said = [parse_caption(c) for c in pl_module.adapter.caption(pl_module.adapter.encode(video))]
-        self.log_agreement(trainer, torch.tensor([[s[name] for name in FACTORS] for s in said]), scene.words)
+        adapter = _part(pl_module, "adapter", VLMAdapter)  # type: ignore[type-abstract]
+        self.log_agreement(trainer, caption_words(adapter.caption(adapter.encode(video))), scene.words)

@@ -158,8 +158,10 @@ def factor_of(pair: str) -> tuple[str, int, int]:
 
 
 def monotone_value(reading: Reading, factor: str, target: int) -> Tensor:
-    """A number (B,) that grows on the way to the target word: the velocity along it, the nearness of the hue, or the
-    factor's own value."""
+    """A number (B,) that grows on the way to the target word.
+
+    It is the velocity along the direction, the nearness of the hue, or the factor's own value.
+    """
     meaning = FACTORS[factor]
     centre = torch.tensor(meaning.centres[target])
     if factor == "direction":
@@ -191,9 +193,7 @@ def _generate(generator: GeneratorAdapter, condition: Tensor, draws: torch.Gener
     return generator.decode(sample(generator, condition, noise.to(condition), steps)).cpu()
 
 
-def _effect(
-    pair: str, row: str, factor: str, target: Scene, readings: list[Reading], phi: tuple[float, ...]
-) -> Effect:
+def _effect(pair: str, row: str, factor: str, target: Scene, readings: list[Reading], phi: tuple[float, ...]) -> Effect:
     column = list(FACTORS).index(factor)
     same = readings[-1].words == readings[0].words
     others = [i for i in range(len(FACTORS)) if i != column]

@@ -11,8 +11,10 @@ from torch import Tensor
 from transporter_pl.datamodules.shapemotion.world import FACTORS, oval_mask, pixel_grid
 
 # Residual above which the object counts as broken. Rendered clips stay below 0.02, codec blur below 0.1; an object in
-# two pieces or smeared along its path lies above 0.4 (tests/datamodules/test_reader.py draws both).
-WHOLE_RESIDUAL = 0.3
+# two pieces lies above 0.4. A smear along the whole path is itself nearly an oval, below 0.15: it shows in the speed,
+# which reads 0 (tests/datamodules/test_reader.py draws all of them).
+WHOLE_RESIDUAL = 0.2
+SMALLEST_AREA = 0.01  # of the frame, half the area of the smallest oval: what is less is no object
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,8 @@ class Reading:
 
     @property
     def whole(self) -> Tensor:
-        """Whether the object is one whole oval, (B,) bool."""
-        return self.residual < WHOLE_RESIDUAL
+        """Whether the object is there, as one whole oval, (B,) bool."""
+        return (self.residual < WHOLE_RESIDUAL) & (self.area > SMALLEST_AREA)
 
     def value(self, name: str) -> Tensor:
         """Continuous value of one factor, (B,)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 
 import torch
@@ -117,10 +116,7 @@ def sample_scene(
 def parse_caption(caption: str) -> dict[str, int]:
     """Word index of every factor that a caption names; -1 for a factor it does not name."""
     said = caption.split()
-    return {
-        f.name: next((f.words.index(w) for w in said if w in f.words), -1)
-        for f in FACTORS.values()
-    }
+    return {f.name: next((f.words.index(w) for w in said if w in f.words), -1) for f in FACTORS.values()}
 
 
 def pixel_grid(side: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -159,9 +155,7 @@ def hue_to_rgb(hue: Tensor) -> Tensor:
     return VALUE - VALUE * SATURATION * ramp
 
 
-def render(
-    scene: Scene, frames: int = 9, side: int = 32, generator: torch.Generator | None = None
-) -> Tensor:
+def render(scene: Scene, frames: int = 9, side: int = 32, generator: torch.Generator | None = None) -> Tensor:
     """Render scenes as video.
 
     Returns:
