@@ -95,7 +95,7 @@ class GeneratorAdapter(Frozen, ABC):
 
     @abstractmethod
     def velocity(self, latents: Tensor, condition: Tensor, t: Tensor) -> Tensor:
-        """v = G(z_t, ε, t): latents (B, C, T', H', W'), condition (B, L, D_c), t (B,) in [0, 1] → shape of latents."""
+        """Velocity v = G(z_t, ε, t), of the latents' shape; condition (B, L, D_c), t (B,) in [0, 1]."""
 
     @abstractmethod
     def schedule(self, steps: int) -> Schedule:

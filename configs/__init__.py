@@ -1,0 +1,1 @@
+"""YAML configurations, layered; one per thing a user may run."""
