@@ -26,6 +26,7 @@ class VLMPretraining(L.LightningModule):
     Args:
         export: Folder of the finished model.
         video: Geometry of the clips.
+        patch: Patch side in pixels; every patch becomes one token, as merging costs a small model most of its training.
         vision_dim: Width of the vision encoder.
         vision_layers: Its layers.
         text_dim: Width of the language model.
@@ -38,8 +39,9 @@ class VLMPretraining(L.LightningModule):
         self,
         export: str,
         video: VideoSpec,
+        patch: int = 16,
         vision_dim: int = 96,
-        vision_layers: int = 3,
+        vision_layers: int = 2,
         text_dim: int = 128,
         text_layers: int = 4,
         lr: float = 1e-3,
@@ -49,12 +51,20 @@ class VLMPretraining(L.LightningModule):
         self.save_hyperparameters(ignore=["video"])
         model, tokenizer = new_video_llama3(
             [*vocabulary(), "Describe", "the", "video", "Time", "s"],
+            patch=patch,
             vision_dim=vision_dim,
             vision_layers=vision_layers,
             text_dim=text_dim,
             text_layers=text_layers,
         )
-        self.adapter = VideoLlama3Adapter(model, tokenizer, video, source=export)
+        processor = {
+            "video_processor_type": "VideoLlama3VideoProcessor",
+            "do_resize": False,
+            "patch_size": patch,
+            "merge_size": 1,
+            "use_token_compression": False,
+        }
+        self.adapter = VideoLlama3Adapter(model, tokenizer, video, export, processor)
 
     def training_step(self, batch: RenderedClips, index: int) -> Tensor:
         """Cross-entropy of the captions of noisy clips."""
