@@ -117,7 +117,8 @@ def new_wan(
         ffn_dim=2 * width,
         num_layers=layers,
     )
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
+    # shifted towards noise, as Wan's own: where an object goes is decided early
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
     return WanPipeline(
         tokenizer=tokenizer, text_encoder=text_encoder, vae=vae, transformer=transformer, scheduler=scheduler
     )

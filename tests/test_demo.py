@@ -25,6 +25,13 @@ def test_every_line_parses(budget, tmp_path, capsys):
         assert main([*line, "--print_config"]) == 0, f"{line}\n{capsys.readouterr().err}"
 
 
+def test_fast_is_a_flag(capsys):
+    assert main(["demo", "--fast", "--print_config"]) == 0
+    assert "fast: true" in capsys.readouterr().out
+    assert main(["demo", "--help"]) == 0
+    assert "shows that everything runs" in capsys.readouterr().out
+
+
 def over_tiny(line, tiny):
     """Options that put the tiny models in place of the shipped ones."""
 

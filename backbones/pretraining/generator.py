@@ -22,7 +22,7 @@ class GeneratorPretraining(L.LightningModule):
     """Conditional flow matching on a frozen VAE's latents.
 
     L = ‖G(z_t, ε, t) − (ω − z)‖², z_t = (1 − t) z + t ω; t is uniform for half of the clips and logit-normal for the
-    rest. A tenth of the captions are dropped, for classifier-free guidance. Every step encodes one fresh batch into a
+    rest, then shifted towards noise as the scheduler shifts it. A tenth of the captions are dropped, for classifier-free guidance. Every step encodes one fresh batch into a
     replay buffer and trains on a larger batch drawn from it, as encoding costs more than it teaches.
 
     Args:
@@ -93,6 +93,8 @@ class GeneratorPretraining(L.LightningModule):
         count = len(latents)
         t = torch.rand(count, device=self.device)
         t = torch.where(torch.rand_like(t) < 0.5, t, torch.randn_like(t).sigmoid())
+        shift = self.adapter.pipeline.scheduler.config.shift
+        t = shift * t / (1 + (shift - 1) * t)
         noise = torch.randn_like(latents)
         share = t[:, None, None, None, None]
         noisy = (1 - share) * latents + share * noise

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_type_hints
 
+import docstring_parser
 from jsonargparse import ArgumentParser
 
 import transporter_pl
@@ -16,25 +17,30 @@ from transporter_pl.errors import TransporterError
 PACKAGED = Path(transporter_pl.__file__).parent / "configs"
 
 
-def call(function: Callable[..., Any], name: str, argv: list[str]) -> object:
+def call(function: Callable[..., Any], prog: str, argv: list[str]) -> object:
     """Read the function's arguments and call it; ``--config`` may be given several times, later files win.
 
     Args:
         function: Typed and documented; dataclass arguments become ``--group.field``, a tuple of numbers takes several
-            values.
-        name: What ``--help`` calls it.
+            values, a bool is a flag.
+        prog: What ``--help`` calls it.
         argv: The command line after that name.
     """
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
-    parser = ArgumentParser(prog=name, description=summary, exit_on_error=False)
+    parser = ArgumentParser(prog=prog, description=summary, exit_on_error=False)
     parser.add_argument("-c", "--config", action="config", help="YAML file, here or among the packaged ones")
-    hints = get_type_hints(function)
-    numbers = {
-        name: p for name, p in inspect.signature(function).parameters.items() if hints[name] == tuple[float, ...]
-    }
-    parser.add_function_arguments(function, skip=set(numbers))
-    for option, parameter in numbers.items():
-        parser.add_argument(f"--{option}", type=_number, nargs="+", default=list(parameter.default), metavar="NUMBER")
+    parameters, hints = inspect.signature(function).parameters, get_type_hints(function)
+    numbers = [name for name in parameters if hints[name] == tuple[float, ...]]
+    flags = [name for name in parameters if hints[name] is bool]
+    parser.add_function_arguments(function, skip={*numbers, *flags})
+    described = {p.arg_name: p.description for p in docstring_parser.parse(inspect.getdoc(function) or "").params}
+    for name in numbers:
+        default = list(parameters[name].default)
+        parser.add_argument(
+            f"--{name}", type=_number, nargs="+", default=default, metavar="NUMBER", help=described.get(name)
+        )
+    for name in flags:
+        parser.add_argument(f"--{name}", action="store_true", help=described.get(name))
     chosen = parser.instantiate(parser.parse_args(argv))
     chosen.pop("config")
     return function(**{**vars(chosen), **{name: tuple(chosen[name]) for name in numbers}})
