@@ -22,8 +22,9 @@ class GeneratorPretraining(L.LightningModule):
     """Conditional flow matching on a frozen VAE's latents.
 
     L = ‖G(z_t, ε, t) − (ω − z)‖², z_t = (1 − t) z + t ω; t is uniform for half of the clips and logit-normal for the
-    rest, then shifted towards noise as the scheduler shifts it. A tenth of the captions are dropped, for classifier-free guidance. Every step encodes one fresh batch into a
-    replay buffer and trains on a larger batch drawn from it, as encoding costs more than it teaches.
+    rest, then shifted towards noise as the scheduler shifts it. A tenth of the captions are dropped, for
+    classifier-free guidance. Every step encodes one fresh batch into a replay buffer and trains on a larger batch
+    drawn from it, as encoding costs more than it teaches.
 
     Args:
         vae: Folder of the trained VAE.

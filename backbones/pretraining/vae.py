@@ -87,11 +87,15 @@ class VAEPretraining(L.LightningModule):
         emphasis: float = self.hparams["emphasis"]
         return 1 + emphasis * ((video - background).abs().amax(1, keepdim=True) > 0.1).float()
 
+    def reconstruct(self, video: Tensor) -> Tensor:
+        """Encode (to the mode) and decode; video (B, T, 3, H, W) in [0, 1]."""
+        decoded: Tensor = self.vae.decode(self.vae.encode(_pixels(video)).latent_dist.mode()).sample
+        return (decoded.transpose(1, 2) + 1) / 2
+
     def validation_step(self, batch: RenderedClips, index: int) -> None:
         """Peak signal-to-noise ratio of held-out clips."""
-        video = _pixels(batch.clips.video)
-        decoded = self.vae.decode(self.vae.encode(video).latent_dist.mode()).sample
-        error = ((decoded - video) / 2).square().mean()
+        video = batch.clips.video
+        error = (self.reconstruct(video) - video).square().mean()
         self.log("val/psnr", -10 * math.log10(error.item()), prog_bar=True, batch_size=len(video))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

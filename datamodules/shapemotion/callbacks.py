@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import MethodType
 from typing import TypeVar
 
 import lightning as L  # noqa: N812
@@ -69,12 +70,8 @@ class ReadReconstructions(_Measured):
         """Encode, decode, read."""
         scene, generator = self.scene()
         video = render(scene, 9, 64, generator).to(pl_module.device)
-        from diffusers import AutoencoderKLWan
-
-        vae = _part(pl_module, "vae", AutoencoderKLWan)
-        pixels = video.transpose(1, 2) * 2 - 1
-        decoded = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
-        self.log_reading(trainer, (decoded.transpose(1, 2) + 1) / 2, scene, "reconstructions")
+        reconstruct = _part(pl_module, "reconstruct", MethodType)
+        self.log_reading(trainer, reconstruct(video), scene, "reconstructions")
 
 
 class ReadGenerations(_Measured):

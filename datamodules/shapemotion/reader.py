@@ -64,7 +64,8 @@ def read(video: Tensor) -> Reading:
         video: (B, T, 3, H, W) in [0, 1], square frames.
     """
     side = video.shape[-1]
-    ground = video.transpose(1, 2).flatten(2).median(-1).values
+    # contiguous: torch's median of an expanded tensor is NaN
+    ground = video.transpose(1, 2).flatten(2).contiguous().median(-1).values
     coverage, paint = _coverage(video, ground)
     mass = coverage.sum((2, 3)).clamp(min=1e-3)
     centre, log_aspect = _moments(coverage, mass)
