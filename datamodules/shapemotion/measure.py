@@ -96,19 +96,25 @@ def vlm_agreement(vlm: VLMAdapter, clips: int = 512, seed: int = 3) -> Agreement
 
 @torch.no_grad()
 def coupling_agreement(bridge: Bridge, clips: int = 256, seed: int = 4) -> list[Agreement]:
-    """Captions of held-out clips through Φ, beside decode-and-re-encode and the VLM's own encoding."""
+    """Captions of held-out clips through Φ, beside decode-and-re-encode and the VLM's own encoding.
+
+    Φ reads the condition as well: the last row gives it the captions of other clips, and shows what it takes from the
+    latents alone.
+    """
     draws = torch.Generator().manual_seed(seed)
     scene = sample_scene(clips, draws, held_out=True)
-    said: dict[str, list[str]] = {"pixels": [], "decode and re-encode": [], "through Φ": []}
+    said: dict[str, list[str]] = {}
     for video, captions in zip(_rendered(bridge.generator, scene, draws), _batches(scene), strict=True):
         latents = bridge.generator.encode(video)
+        condition = bridge.generator.encode_text(captions)
         routes = {
             "pixels": bridge.vlm.encode(video),
             "decode and re-encode": reencode(bridge.generator, bridge.vlm, latents),
-            "through Φ": bridge.tokens(latents, bridge.generator.encode_text(captions)),
+            "through Φ": bridge.tokens(latents, condition),
+            "through Φ, others' captions": bridge.tokens(latents, condition.roll(1, 0)),
         }
         for route, tokens in routes.items():
-            said[route].extend(bridge.vlm.caption(tokens))
+            said.setdefault(route, []).extend(bridge.vlm.caption(tokens))
     return [agreement(route, caption_words(captions), scene.words) for route, captions in said.items()]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ def demo(fast: bool = False, out: Path = Path("demo"), seed: int = 0) -> None:
         out: Folder of everything; ``full`` or ``fast`` in it.
         seed: Seed of clips, training and noise.
     """
+    # bars of a blink, for small models on this disk; before any library reads it
+    os.environ.setdefault("TQDM_DISABLE", "1")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     console, budget, folder = Console(), FAST if fast else FULL, out / ("fast" if fast else "full")
