@@ -22,6 +22,7 @@ from transporter_pl.datamodules.shapemotion.measure import (
     generator_agreement,
     vlm_agreement,
 )
+from transporter_pl.datamodules.shapemotion.sheets import draw_sheets
 from transporter_pl.datamodules.shapemotion.world import FACTORS
 from transporter_pl.loading import BackboneSpec, load_generator, load_vlm
 from transporter_pl.samples import VideoSpec
@@ -38,7 +39,7 @@ def measure(
     seeds: int = 64,
     steps: int = 20,
 ) -> dict[str, list[Agreement] | list[Effect]]:
-    """Measure backbones, coupling and concepts by the reader, print the tables and write them as JSON.
+    """Measure backbones, coupling and concepts by the reader, print the tables, write them as JSON and draw examples.
 
     Args:
         generator: The generator.
@@ -46,7 +47,7 @@ def measure(
         video: Geometry of the clips.
         coupling: Folder of Φ; left out, only the backbones are measured.
         concepts: Folder of the concept bank; left out, concepts are not measured.
-        out: Where the figures are written.
+        out: Where the figures are written; pictures of codec, generator and VLM go beside it.
         clips: Held-out clips a row of the first table.
         seeds: Seeds a row of the second table.
         steps: Sampling steps.
@@ -64,6 +65,7 @@ def measure(
         for entry in ConceptBank.from_pretrained(concepts).entries:
             effects += concept_effects(xi, f"{entry.pair.negative}:{entry.pair.positive}", entry.vector, seeds=seeds)
         console.print(effect_table(effects))
+    draw_sheets(xi, omega, out.parent, steps=steps)
     _write(out, {"agreement": [asdict(a) for a in agreements], "effects": [asdict(e) for e in effects]})
     console.print(f"written to {out}")
     return {"agreement": agreements, "effects": effects}
