@@ -55,7 +55,7 @@ class LatentCache(Dataset[Encoded]):
 
     def __getitem__(self, index: int | list[int]) -> Encoded:
         """The batch of these clips, of one clip for a single index."""
-        rows = [index] if isinstance(index, int) else index
+        rows = [range(len(self))[row] for row in ([index] if isinstance(index, int) else index)]  # -1 is the last
         tensors = {name: self.tensor(name, rows) for name in TENSORS}
         return Encoded(tuple(self.ids[r] for r in rows), tuple(self.captions[r] for r in rows), **tensors)
 

@@ -110,7 +110,7 @@ def check_key(folder: Path, key: CacheKey) -> None:
     """
     index = read_index(folder)
     if index is None:
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             msg = f"out: {str(folder)!r} is not empty and no latent cache; choose another folder"
             raise TransporterError(msg)
         return
@@ -149,7 +149,9 @@ class CacheWriter:
         self.folder, self.shard_bytes = Path(folder), shard_bytes
         check_key(self.folder, key)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.index = read_index(self.folder) or CacheIndex(key)
+        found = read_index(self.folder)
+        # clips that were broken before the first shard are tried again, as none are done with
+        self.index = found if found is not None and found.shards else CacheIndex(key)
         for shard in self.index.shards:
             self._verify(shard)
         self._pending: list[Encoded] = []

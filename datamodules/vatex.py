@@ -48,7 +48,7 @@ def parse_vatex(path: str | Path) -> list[VatexRow]:
     """
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         msg = f"annotations: {str(path)!r} can't be read as JSON ({error}); give one of VATEX's annotation files"
         raise TransporterError(msg) from error
     if not isinstance(rows, list):
@@ -106,7 +106,7 @@ class VatexClips(CaptionedClips):
         if not self.root.is_dir():
             msg = f"root: no folder {str(root)!r}; give the folder of the <videoID>.mp4 files"
             raise TransporterError(msg)
-        present = {path.name for path in self.root.iterdir()}
+        present = {path.name for path in self.root.iterdir() if path.is_file()}  # not links that lead nowhere
         self.missing = tuple(row.id for row in rows if f"{row.id}.mp4" not in present)
         found = [row for row in rows if f"{row.id}.mp4" in present]
         self.broken = tuple(BrokenClip(row.id, "it has no English caption") for row in found if not row.captions)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from transporter_pl.adapters import GeneratorAdapter, VLMAdapter
+from transporter_pl.datamodules.shapemotion.files import frame_side
 from transporter_pl.datamodules.shapemotion.measure import caption_words
 from transporter_pl.datamodules.shapemotion.reader import read
 from transporter_pl.datamodules.shapemotion.world import FACTORS, Scene, render, sample_scene
@@ -94,6 +95,6 @@ class ReadCaptions(_Measured):
     def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Caption, parse."""
         scene, generator = self.scene()
-        video = render(scene, 9, 64, generator).to(pl_module.device)
         adapter = _part(pl_module, "adapter", VLMAdapter)  # type: ignore[type-abstract]
+        video = render(scene, adapter.video.frames, frame_side(adapter.video), generator).to(pl_module.device)
         self.log_agreement(trainer, caption_words(adapter.caption(adapter.encode(video))), scene.words)

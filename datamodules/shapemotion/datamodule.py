@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Literal, Self, cast
 
 import lightning as L  # noqa: N812
 import torch
@@ -69,14 +69,14 @@ class RenderedBatches(Dataset[RenderedClips]):
 
 
 class FreshIndices(Sampler[int]):
-    """Indices that no earlier epoch had: epoch · count … (epoch + 1) · count − 1."""
+    """The next ``count`` indices at every epoch, whatever the epochs before had.
+
+    Attributes:
+        used: How many indices the training has used.
+    """
 
     def __init__(self, count: int) -> None:
-        self.count, self.epoch = count, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning says which epoch begins, also when a training is resumed."""
-        self.epoch = epoch
+        self.count, self.used = count, 0
 
     def __len__(self) -> int:
         """Indices an epoch."""
@@ -84,7 +84,18 @@ class FreshIndices(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         """Indices of this epoch."""
-        return iter(range(self.epoch * self.count, (self.epoch + 1) * self.count))
+        return iter(range(self.used, self.used + self.count))
+
+
+class FreshLoader(DataLoader[RenderedClips]):
+    """Counts the batches that were used; those that workers prepare in advance don't count."""
+
+    def __iter__(self) -> Iterator[RenderedClips]:  # type: ignore[override]
+        """Batches of an epoch."""
+        indices = cast(FreshIndices, self.sampler)
+        for batch in super().__iter__():
+            indices.used += 1
+            yield batch
 
 
 class ShapeMotionDataModule(L.LightningDataModule):
@@ -95,7 +106,7 @@ class ShapeMotionDataModule(L.LightningDataModule):
         batch_size: Clips a batch.
         batches_per_epoch: Training batches that count as one epoch.
         val_clips: Held-out clips, rounded up to whole batches.
-        seed: Seed of everything; step k sees the same clips in every run, with any number of workers.
+        seed: Seed of everything; step k sees the same clips in every run, resumed or not, with any number of workers.
         templates: Caption template: ``random``, or one template's index.
         num_workers: Processes that render.
 
@@ -122,18 +133,27 @@ class ShapeMotionDataModule(L.LightningDataModule):
             if count < 1:
                 msg = f"{name}: {count} is below 1"
                 raise TransporterError(msg)
-        self.batches_per_epoch, self.val_batches = batches_per_epoch, -(-val_clips // batch_size)
+        self.indices, self.val_batches = FreshIndices(batches_per_epoch), -(-val_clips // batch_size)
         self.num_workers = num_workers
         self.train_batches = RenderedBatches(video, batch_size, seed, held_out=False, templates=templates)
         self.held_out_batches = RenderedBatches(video, batch_size, seed, held_out=True, templates=templates)
 
     def train_dataloader(self) -> DataLoader[RenderedClips]:
         """New clips at every step."""
-        return self._loader(self.train_batches, FreshIndices(self.batches_per_epoch))
+        return FreshLoader(self.train_batches, batch_size=None, sampler=self.indices, num_workers=self.num_workers)
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint holds: how many batches the training has used.
+
+        Lightning would ask the loader too, but drops its answer where a training was stopped at the end of an epoch.
+        """
+        return {"used": self.indices.used}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on after what was used."""
+        self.indices.used = state_dict["used"]
 
     def val_dataloader(self) -> DataLoader[RenderedClips]:
         """The same held-out clips at every call."""
-        return self._loader(self.held_out_batches, range(self.val_batches))
-
-    def _loader(self, batches: RenderedBatches, indices: FreshIndices | range) -> DataLoader[RenderedClips]:
-        return DataLoader(batches, batch_size=None, sampler=indices, num_workers=self.num_workers)
+        indices = range(self.val_batches)
+        return DataLoader(self.held_out_batches, batch_size=None, sampler=indices, num_workers=self.num_workers)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import track
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from transporter_pl.datamodules.shapemotion.world import TEMPLATES, Scene, render, sample_scene
@@ -39,8 +40,12 @@ def write_clips(folder: str | Path, count: int, spec: VideoSpec, seed: int = 0, 
         The annotation file.
 
     Raises:
-        TransporterError: If frames are not square, or the folder holds clips of other settings.
+        TransporterError: If there is nothing to write, frames are not square, or the folder holds clips of other
+            settings.
     """
+    if count < 1:
+        msg = f"count: {count} is below 1"
+        raise TransporterError(msg)
     side, folder = frame_side(spec), Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     draws = torch.Generator().manual_seed(seed)
@@ -67,8 +72,7 @@ def read_scene(folder: str | Path) -> Scene:
     if not path.is_file():
         msg = f"folder: no {TRUTH} in {str(folder)!r}; it is not a folder of ShapeMotion clips"
         raise TransporterError(msg)
-    with safe_open(path, "pt") as stored:
-        return Scene(stored.get_tensor("words"), stored.get_tensor("values"))
+    return _read_truth(path)[0]
 
 
 def frame_side(spec: VideoSpec) -> int:
@@ -87,19 +91,29 @@ def _claim(folder: Path, scene: Scene, settings: dict[str, int | float | bool]) 
     """Leave the truth and the settings in a new folder; refuse a folder of other settings."""
     path = folder / TRUTH
     if path.is_file():
-        with safe_open(path, "pt") as stored:
-            found = json.loads((stored.metadata() or {}).get("settings", "{}"))
+        truth, found = _read_truth(path)
         for name, value in settings.items():
             if found.get(name) != value:
                 msg = f"{name}: {str(folder)!r} holds clips with {found.get(name)}, now {value}; use another folder"
                 raise TransporterError(msg)
-        if not torch.allclose(read_scene(folder).values, scene.values):
+        if not torch.allclose(truth.values, scene.values):
             msg = f"folder: {str(folder)!r} holds clips of an older ShapeMotion; use another folder"
             raise TransporterError(msg)
         return
     aside = folder / f".{TRUTH}.part"
     save_file({"words": scene.words, "values": scene.values}, aside, {"settings": json.dumps(settings)})
     aside.replace(path)
+
+
+def _read_truth(path: Path) -> tuple[Scene, dict[str, Any]]:
+    """The scenes and the settings in the file of the truth."""
+    try:
+        with safe_open(path, "pt") as stored:
+            scene = Scene(stored.get_tensor("words"), stored.get_tensor("values"))
+            return scene, json.loads((stored.metadata() or {}).get("settings", "{}"))
+    except (OSError, SafetensorError, ValueError) as error:
+        msg = f"folder: {str(path)!r} can't be read ({error}); use another folder"
+        raise TransporterError(msg) from error
 
 
 def _video_id(index: int, spec: VideoSpec) -> str:

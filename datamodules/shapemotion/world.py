@@ -62,6 +62,7 @@ TEMPLATES: tuple[str, ...] = (
 )
 
 SATURATION, VALUE = 0.85, 0.95  # of the oval's colour (HSV)
+ROOM = 0.5  # share of the places where a path fits that are used, round the frame's middle
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def render(scene: Scene, frames: int = 9, side: int = 32, generator: torch.Gener
     """Render scenes as video.
 
     Returns:
-        (B, frames, 3, side, side) in [0, 1]. The start is random among those that keep the oval inside.
+        (B, frames, 3, side, side) in [0, 1]. The start is random in the middle of those that keep the oval inside.
     """
     radius, speed = scene.value("size") * side, scene.value("speed") * side
     stretch = torch.exp(scene.value("shape") / 2)
@@ -170,7 +171,8 @@ def render(scene: Scene, frames: int = 9, side: int = 32, generator: torch.Gener
     low = margin - travel.clamp(max=0)
     high = side - margin - travel.clamp(min=0)
     low, high = torch.minimum(low, (low + high) / 2), torch.maximum(high, (low + high) / 2)
-    start = low + (high - low) * torch.rand(len(scene), 2, generator=generator)
+    place = 0.5 + ROOM * (torch.rand(len(scene), 2, generator=generator) - 0.5)
+    start = low + (high - low) * place
     centre = start[:, None] + velocity[:, None] * torch.arange(frames)[None, :, None]
     expand = (len(scene), frames)
     mask = oval_mask(centre, radius[:, None].expand(expand), scene.value("shape")[:, None].expand(expand), side)

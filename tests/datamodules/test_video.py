@@ -1,0 +1,188 @@
+import struct
+from bisect import bisect_right
+from fractions import Fraction
+from itertools import accumulate
+
+import av
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms.v2.functional import center_crop, resize
+
+from transporter_pl.datamodules.video import fit, read_video
+from transporter_pl.errors import TransporterError
+from transporter_pl.samples import VideoSpec
+
+STEP = 10  # grey levels between one frame and the next, far above what YUV rounds
+TICK = Fraction(1, 24)
+KINDS = {
+    "clip.mp4": ("libx264", "yuv444p", {"crf": "0", "g": "4", "bf": "2"}),
+    "clip.webm": ("libvpx-vp9", "yuv444p", {"lossless": "1", "cpu-used": "8", "g": "4"}),
+    "clip.mkv": ("ffv1", "bgr0", {}),
+}
+
+
+def _write(path, frames, stamps):
+    """Frames (T, h, w, 3) at stamps · TICK, in the codec that the name's container commonly holds."""
+    codec, pixels, options = KINDS[f"clip{path.suffix}"]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=1 / TICK, options=options)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
+        stream.codec_context.time_base = TICK
+        for picture, stamp in zip(frames, stamps, strict=True):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = stamp, TICK
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _numbered(path, stamps):
+    """A clip whose frame i is of grey STEP · i."""
+    levels = np.arange(len(stamps), dtype=np.uint8)[:, None, None, None] * STEP
+    _write(path, np.broadcast_to(levels, (len(stamps), 16, 16, 3)).copy(), stamps)
+    return path
+
+
+def _numbers(video):
+    return (video.mean((1, 2, 3)) * 255 / STEP).round().int().tolist()
+
+
+def _spec(frames, fps, side=16):
+    return VideoSpec(frames, side, side, fps)
+
+
+@pytest.mark.parametrize("name", KINDS)
+@settings(max_examples=12, deadline=None)
+@given(
+    gaps=st.lists(st.integers(1, 9), min_size=2, max_size=20),
+    first=st.sampled_from([0, 7]),
+    fps=st.sampled_from([3, 8, 12, 24, 30]),
+    start=st.integers(0, 12),
+)
+def test_each_time_shows_the_last_frame_that_is_not_later(name, gaps, first, fps, start, tmp_path_factory):
+    stamps = [0, *accumulate(gaps)]
+    start = min(start, stamps[-1]) * TICK
+    frames = int((stamps[-1] * TICK - start) * fps) + 1
+    path = _numbered(tmp_path_factory.mktemp("clips") / name, [first + stamp for stamp in stamps])
+    expected = [bisect_right(stamps, (start + Fraction(k, fps)) / TICK) - 1 for k in range(frames)]
+    assert _numbers(read_video(path, _spec(frames, fps), float(start))) == expected
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_own_frame_rate_gives_every_frame(name, tmp_path):
+    path = _numbered(tmp_path / name, range(24))
+    video = read_video(path, _spec(24, 24))
+    assert video.shape == (24, 3, 16, 16)
+    torch.testing.assert_close(video.mean((1, 2, 3)) * 255, torch.arange(24.0) * STEP, atol=1.5, rtol=0)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_window_ends_before_what_comes_after_it(name, tmp_path):
+    path = _numbered(tmp_path / name, range(24))
+    assert _numbers(read_video(path, _spec(6, 24), 0.25, 0.5)) == list(range(6, 12))
+    with pytest.raises(TransporterError, match=r"lasts 0\.25 s from 0\.25 s on, but 7 frames .* more than 0\.25 s"):
+        read_video(path, _spec(7, 24), 0.25, 0.5)
+
+
+def test_the_last_frame_is_shown_for_its_duration(tmp_path):
+    path = _numbered(tmp_path / "clip.mp4", range(24))
+    assert _numbers(read_video(path, _spec(4, 96), 23 / 24)) == [23] * 4
+    with pytest.raises(TransporterError, match=r"clip\.mp4"):
+        read_video(path, _spec(5, 96), 23 / 24)
+
+
+def test_a_start_before_the_video_is_its_start(tmp_path):
+    path = _numbered(tmp_path / "clip.mp4", range(4))
+    assert _numbers(read_video(path, _spec(4, 24), -4e-7)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+def test_a_rotation_in_the_metadata_is_applied(degrees, tmp_path):
+    corners = np.kron(np.array([[0, 80], [160, 240]], np.uint8), np.ones((8, 12), np.uint8))
+    path = tmp_path / "clip.mp4"
+    _write(path, np.repeat(corners[None, ..., None], 3, 3), [0])
+    _rotate(path, degrees)
+    upright = torch.from_numpy(np.rot90(corners, -degrees // 90).copy()).expand(1, 3, -1, -1) / 255
+    video = read_video(path, VideoSpec(1, *upright.shape[-2:], 24))
+    torch.testing.assert_close(video, upright, atol=1.5 / 255, rtol=0)
+
+
+def _rotate(path, degrees):
+    """Ask players to turn the picture clockwise, as telephones do: in the matrix of the track's header."""
+    x, y = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}[degrees]  # where the picture's right shows to
+    data = bytearray(path.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40
+    struct.pack_into(">9i", data, at, x << 16, y << 16, 0, -y << 16, x << 16, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("have", "side"), [((48, 96), 16), ((96, 48), 16), ((12, 24), 16), ((30, 30), 16)])
+def test_frames_are_scaled_until_they_cover_and_cropped_around_the_centre(have, side):
+    frame = torch.rand(3, *have, generator=torch.Generator().manual_seed(0))
+    expected = center_crop(resize(frame, [side], antialias=True), [side, side])
+    torch.testing.assert_close(fit(frame, side, side), expected.clamp(0, 1), atol=1e-5, rtol=0)
+
+
+@given(have=st.tuples(*[st.integers(1, 40)] * 2), want=st.tuples(*[st.integers(1, 40)] * 2), grey=st.floats(0, 1))
+def test_any_size_becomes_any_size(have, want, grey):
+    fitted = fit(torch.full((3, *have), grey), *want)
+    torch.testing.assert_close(fitted, torch.full((3, *want), grey), atol=1e-5, rtol=0)
+
+
+def test_frames_of_the_right_size_are_left_as_they_are(tmp_path):
+    pictures = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    _write(tmp_path / "clip.mkv", pictures, range(3))
+    expected = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+    torch.testing.assert_close(read_video(tmp_path / "clip.mkv", _spec(3, 24)), expected, atol=0, rtol=0)
+
+
+def _silent(path):
+    """Sound without a picture."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 8000
+        container.mux([*stream.encode(sound), *stream.encode()])
+
+
+def _cut(path):
+    _numbered(path, range(24))
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def _overwritten(path):
+    _numbered(path, range(24))
+    data = bytearray(path.read_bytes())
+    begin, end = data.index(b"mdat") + 4, data.index(b"moov") - 4
+    data[begin:end] = bytes(end - begin)
+    path.write_bytes(data)
+
+
+def _unknown_codec(path):
+    _numbered(path, range(24))
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda path: None, "can't be read"),
+        (lambda path: path.touch(), "can't be read"),
+        (lambda path: path.mkdir(), "can't be read"),
+        (lambda path: path.write_text("no video"), "can't be read"),
+        (_cut, "can't be read"),
+        (_overwritten, "can't be read"),
+        (_unknown_codec, "can't be read"),
+        (_silent, "has no video stream"),
+        (lambda path: _numbered(path, range(5)), "lasts 0.21 s from 0 s on, but 24 frames of 16x16 at 24 fps need"),
+    ],
+)
+def test_what_can_not_be_read_is_one_error_with_the_name(spoil, message, tmp_path):
+    path = tmp_path / "clip.mp4"
+    spoil(path)
+    with pytest.raises(TransporterError, match=message) as error:
+        read_video(path, _spec(24, 24))
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
