@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import islice
 from typing import Any
 
 import lightning as L  # noqa: N812
@@ -20,7 +19,7 @@ def warm_hold_decay(steps: int, warmup: int = 100, hold: float = 0.5) -> Callabl
     return factor
 
 
-def fresh_batches(module: L.LightningModule, count: int) -> Iterator[Any]:
-    """The first batches of the data module that the recipe is trained with."""
-    data: Any = module.trainer
-    return islice(iter(data.datamodule.train_dataloader()), count)
+def first_batches(module: L.LightningModule, count: int) -> Iterator[Any]:
+    """The first training batches of the data module that the recipe is trained with."""
+    trainer: Any = module.trainer
+    return (trainer.datamodule.train_batches[index] for index in range(count))

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from transporter_pl.backbones.pretraining.anchor import BlockPCA
-from transporter_pl.backbones.pretraining.schedule import fresh_batches, warm_hold_decay
+from transporter_pl.backbones.pretraining.schedule import first_batches, warm_hold_decay
 from transporter_pl.backbones.scratch import new_vae
 from transporter_pl.backbones.wan import decode_raw
 from transporter_pl.datamodules.shapemotion.datamodule import RenderedClips
@@ -59,7 +59,7 @@ class VAEPretraining(L.LightningModule):
     def on_fit_start(self) -> None:
         """Fit the anchor on a few hundred clips."""
         if not self.anchor.basis_first.any():
-            clips = [batch.clips.video for batch in fresh_batches(self, 80)]
+            clips = [batch.clips.video for batch in first_batches(self, 80)]
             self.anchor.fit(_pixels(torch.cat(clips)).to(self.device))
 
     def training_step(self, batch: RenderedClips, index: int) -> Tensor:
@@ -107,7 +107,7 @@ class VAEPretraining(L.LightningModule):
     @torch.no_grad()
     def on_fit_end(self) -> None:
         """Measure the latents' mean and spread on training clips, as the pipeline's normalisation needs, and export."""
-        videos = [_pixels(batch.clips.video) for batch in fresh_batches(self, 40)]
+        videos = [_pixels(batch.clips.video) for batch in first_batches(self, 40)]
         modes = torch.cat([self.vae.encode(v.to(self.device)).latent_dist.mode() for v in videos])
         self.vae.register_to_config(
             latents_mean=modes.mean((0, 2, 3, 4)).tolist(), latents_std=modes.std((0, 2, 3, 4)).tolist()

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from transporter_pl.backbones.pretraining.schedule import warm_hold_decay
 from transporter_pl.backbones.scratch import new_video_llama3
@@ -17,11 +18,16 @@ from transporter_pl.datamodules.shapemotion.datamodule import RenderedClips
 from transporter_pl.datamodules.shapemotion.world import vocabulary
 from transporter_pl.samples import VideoSpec
 
+EMBEDDINGS = ("embed_tokens", "lm_head")  # tables, not maps between features: not for Muon
+CLIP = 1.0  # largest norm of the gradient
+
 
 class VLMPretraining(L.LightningModule):
     """Captioning: cross-entropy of the caption's tokens after the video and the prompt.
 
     Pixel noise of a random strength up to ``noise`` is added in training, so that a codec's small errors do not matter.
+    Matrices are trained by Muon (Jordan et al. 2024), everything else by AdamW: AdamW alone leaves the colour at chance
+    where Muon has it after 300 steps (docs/shapemotion.md).
 
     Args:
         export: Folder of the finished model.
@@ -31,7 +37,8 @@ class VLMPretraining(L.LightningModule):
         vision_layers: Its layers.
         text_dim: Width of the language model.
         text_layers: Its layers.
-        lr: Peak learning rate.
+        lr: Peak learning rate of AdamW.
+        muon_lr: Peak learning rate of Muon.
         noise: Largest standard deviation of the pixel noise.
     """
 
@@ -39,16 +46,18 @@ class VLMPretraining(L.LightningModule):
         self,
         export: str,
         video: VideoSpec,
-        patch: int = 16,
-        vision_dim: int = 96,
-        vision_layers: int = 2,
+        patch: int = 32,
+        vision_dim: int = 128,
+        vision_layers: int = 3,
         text_dim: int = 128,
         text_layers: int = 4,
         lr: float = 1e-3,
+        muon_lr: float = 0.015,
         noise: float = 0.05,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["video"])
+        self.automatic_optimization = False  # Lightning steps a single optimiser only
         model, tokenizer = new_video_llama3(
             [*vocabulary(), "Describe", "the", "video", "Time", "s"],
             patch=patch,
@@ -66,13 +75,21 @@ class VLMPretraining(L.LightningModule):
         }
         self.adapter = VideoLlama3Adapter(model, tokenizer, video, export, processor)
 
-    def training_step(self, batch: RenderedClips, index: int) -> Tensor:
-        """Cross-entropy of the captions of noisy clips."""
+    def training_step(self, batch: RenderedClips, index: int) -> None:
+        """Cross-entropy of the captions of noisy clips, and a step of both optimisers."""
         video = batch.clips.video
         strength = self.hparams["noise"] * torch.rand(len(video), 1, 1, 1, 1, device=self.device)
         loss = self.caption_loss(video + strength * torch.randn_like(video), list(batch.clips.captions))
         self.log("train/loss", loss.detach(), prog_bar=True)
-        return loss
+        muon, adam = self.optimizers()  # type: ignore[misc]
+        muon.zero_grad()
+        adam.zero_grad()
+        self.manual_backward(loss)
+        clip_grad_norm_(self.parameters(), CLIP)
+        muon.step()
+        adam.optimizer.step()  # past Lightning, which would count a second step
+        for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
+            scheduler.step()  # type: ignore[call-arg]
 
     def validation_step(self, batch: RenderedClips, index: int) -> None:
         """The same loss on held-out clips."""
@@ -88,11 +105,17 @@ class VLMPretraining(L.LightningModule):
         return cross_entropy(logits.flatten(0, 1), ids.flatten(), ignore_index=tokenizer.pad_token_id)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """AdamW with warm-up and linear decay."""
-        weights = self.adapter.parameters()
-        optimizer = torch.optim.AdamW(weights, self.hparams["lr"], betas=(0.9, 0.98), weight_decay=0.01)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_hold_decay(self.trainer.max_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        """Muon for the layers' matrices, AdamW for the rest, both with warm-up and linear decay."""
+        named = list(self.adapter.model.named_parameters())
+        matrices = [p for name, p in named if p.ndim == 2 and not any(part in name for part in EMBEDDINGS)]
+        rest = [p for name, p in named if p.ndim != 2 or any(part in name for part in EMBEDDINGS)]
+        optimizers = (
+            torch.optim.Muon(matrices, self.hparams["muon_lr"], weight_decay=0.0),
+            torch.optim.AdamW(rest, self.hparams["lr"], betas=(0.9, 0.98), weight_decay=0.0),
+        )
+        factor = warm_hold_decay(self.trainer.max_steps)
+        schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
+        return list(optimizers), schedulers
 
     def on_fit_end(self) -> None:
         """Write the model folder."""
