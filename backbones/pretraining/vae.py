@@ -8,8 +8,10 @@ from pathlib import Path
 import lightning as L  # noqa: N812
 import torch
 from diffusers import AutoencoderKLWan
+from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn.functional import max_pool3d
 
 from transporter_pl.backbones.pretraining.anchor import BlockPCA
 from transporter_pl.backbones.pretraining.schedule import first_batches, warm_hold_decay
@@ -17,13 +19,16 @@ from transporter_pl.backbones.scratch import new_vae
 from transporter_pl.backbones.wan import decode_raw
 from transporter_pl.datamodules.shapemotion.datamodule import RenderedClips
 
+RIM = 3  # pixels round the object that weigh as much as it
+
 
 class VAEPretraining(L.LightningModule):
     """Trains an AutoencoderKLWan: reconstruction + KL + anchor to the clips' principal components.
 
     L = w mse(x, x̂) + 0.1 w |x − x̂| + β KL(q(z|x) ‖ N(0, I)) + λ mse(mode, PCA(x)), x in [-1, 1]; w is ``emphasis`` + 1
-    where a pixel differs from the clip's background (its median) and 1 elsewhere. For the first ``taught`` of the steps
-    the decoder reads PCA(x) with a little noise instead of the encoder's sample.
+    on the object (where a pixel differs from the clip's background, its median) and ``RIM`` pixels round it, and 1
+    elsewhere: without the rim, too large an object costs less than too small a one, and objects grow. For the first
+    ``taught`` of the steps the decoder reads PCA(x) with a little noise instead of the encoder's sample.
 
     Args:
         export: Folder of the finished VAE (diffusers' format).
@@ -36,6 +41,8 @@ class VAEPretraining(L.LightningModule):
         taught: Share of the steps in which the decoder reads the components.
         emphasis: Extra weight of the object's pixels, which are a small part of a frame.
         init: Folder of a VAE to go on from.
+        decoder_only: Train the decoder alone, on the encoder's modes: latents stay what they are, and a generator that
+            was trained on them stays good.
     """
 
     def __init__(
@@ -50,15 +57,21 @@ class VAEPretraining(L.LightningModule):
         taught: float = 0.4,
         emphasis: float = 4.0,
         init: str | None = None,
+        decoder_only: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.vae = AutoencoderKLWan.from_pretrained(init) if init else new_vae(latent_channels, base_dim, patch)
+        # checkpoints may hold half-precision weights, which don't train
+        self.vae.float()
+        if decoder_only:
+            self.vae.encoder.requires_grad_(False)
+            self.vae.quant_conv.requires_grad_(False)
         self.anchor = BlockPCA(latent_channels, 4 * patch)
 
     def on_fit_start(self) -> None:
         """Fit the anchor on a few hundred clips."""
-        if not self.anchor.basis_first.any():
+        if not self.hparams["decoder_only"] and not self.anchor.basis_first.any():
             clips = [batch.clips.video for batch in first_batches(self, 80)]
             self.anchor.fit(_pixels(torch.cat(clips)).to(self.device))
 
@@ -66,26 +79,32 @@ class VAEPretraining(L.LightningModule):
         """One step of the loss above; three steps of four see the first five frames only, which is cheaper."""
         video = _pixels(batch.clips.video)
         video = video if index % 4 == 0 else video[:, :, :5]
-        target = self.anchor.encode(video)
         posterior = self.vae.encode(video).latent_dist
+        alone = self.hparams["decoder_only"]
+        loss = self._decoder_loss(posterior.mode(), video) if alone else self._whole_loss(posterior, video)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def _whole_loss(self, posterior: DiagonalGaussianDistribution, video: Tensor) -> Tensor:
+        target = self.anchor.encode(video)
         taught = self.global_step < self.hparams["taught"] * self.trainer.max_steps
         latents = target + 0.05 * torch.randn_like(target) if taught else posterior.sample()
+        kl = posterior.kl().mean() / latents[0].numel()
+        anchor = (posterior.mode() - target).square().mean()
+        regularised: Tensor = self.hparams["kl_weight"] * kl + self.hparams["anchor_weight"] * anchor
+        return self._decoder_loss(latents, video) + regularised
+
+    def _decoder_loss(self, latents: Tensor, video: Tensor) -> Tensor:
         error = decode_raw(self.vae, latents) - video
-        parts = {
-            "reconstruction": (self._weight(video) * (error.square() + 0.1 * error.abs())).mean(),
-            "kl": posterior.kl().mean() / latents[0].numel(),
-            "anchor": (posterior.mode() - target).square().mean(),
-        }
-        self.log_dict({f"train/{k}": v.detach() for k, v in parts.items()}, prog_bar=True)
-        weights = {"kl": self.hparams["kl_weight"], "anchor": self.hparams["anchor_weight"]}
-        loss: Tensor = parts["reconstruction"] + sum(weight * parts[name] for name, weight in weights.items())
-        return loss
+        return (self._weight(video) * (error.square() + 0.1 * error.abs())).mean()
 
     def _weight(self, video: Tensor) -> Tensor:
         """Weight of every pixel, (B, 1, T, H, W)."""
         background = video.flatten(2).median(-1).values[:, :, None, None, None]
+        there = ((video - background).abs().amax(1, keepdim=True) > 0.1).float()
+        near = max_pool3d(there, (1, 2 * RIM + 1, 2 * RIM + 1), 1, (0, RIM, RIM))
         emphasis: float = self.hparams["emphasis"]
-        return 1 + emphasis * ((video - background).abs().amax(1, keepdim=True) > 0.1).float()
+        return 1 + emphasis * near
 
     def reconstruct(self, video: Tensor) -> Tensor:
         """Encode (to the mode) and decode; video (B, T, 3, H, W) in [0, 1]."""
@@ -100,20 +119,25 @@ class VAEPretraining(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """AdamW with warm-up and linear decay."""
-        optimizer = torch.optim.AdamW(self.vae.parameters(), self.hparams["lr"], betas=(0.9, 0.98), weight_decay=0.0)
+        weights = [p for p in self.vae.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(weights, self.hparams["lr"], betas=(0.9, 0.98), weight_decay=0.0)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, warm_hold_decay(self.trainer.max_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
-        """Measure the latents' mean and spread on training clips, as the pipeline's normalisation needs, and export."""
+        """Export, with the latents' mean and spread on training clips, as the pipeline's normalisation needs them."""
+        if not self.hparams["decoder_only"]:
+            self._measure_latents()
+        Path(self.hparams["export"]).mkdir(parents=True, exist_ok=True)
+        self.vae.save_pretrained(self.hparams["export"])
+
+    def _measure_latents(self) -> None:
         videos = [_pixels(batch.clips.video) for batch in first_batches(self, 40)]
         modes = torch.cat([self.vae.encode(v.to(self.device)).latent_dist.mode() for v in videos])
         self.vae.register_to_config(
             latents_mean=modes.mean((0, 2, 3, 4)).tolist(), latents_std=modes.std((0, 2, 3, 4)).tolist()
         )
-        Path(self.hparams["export"]).mkdir(parents=True, exist_ok=True)
-        self.vae.save_pretrained(self.hparams["export"])
 
 
 def _pixels(video: Tensor) -> Tensor:

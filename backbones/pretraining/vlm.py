@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import lightning as L  # noqa: N812
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from transporter_pl.backbones.pretraining.schedule import warm_hold_decay
 from transporter_pl.backbones.scratch import new_video_llama3
@@ -81,15 +84,15 @@ class VLMPretraining(L.LightningModule):
         strength = self.hparams["noise"] * torch.rand(len(video), 1, 1, 1, 1, device=self.device)
         loss = self.caption_loss(video + strength * torch.randn_like(video), list(batch.clips.captions))
         self.log("train/loss", loss.detach(), prog_bar=True)
-        muon, adam = self.optimizers()  # type: ignore[misc]
+        muon, adam = cast(list[LightningOptimizer], self.optimizers())
         muon.zero_grad()
         adam.zero_grad()
         self.manual_backward(loss)
         clip_grad_norm_(self.parameters(), CLIP)
         muon.step()
         adam.optimizer.step()  # past Lightning, which would count a second step
-        for scheduler in self.lr_schedulers():  # type: ignore[union-attr]
-            scheduler.step()  # type: ignore[call-arg]
+        for scheduler in cast(list[LRScheduler], self.lr_schedulers()):
+            scheduler.step()
 
     def validation_step(self, batch: RenderedClips, index: int) -> None:
         """The same loss on held-out clips."""
@@ -114,7 +117,7 @@ class VLMPretraining(L.LightningModule):
             torch.optim.AdamW(rest, self.hparams["lr"], betas=(0.9, 0.98), weight_decay=0.0),
         )
         factor = warm_hold_decay(self.trainer.max_steps)
-        schedulers = [torch.optim.lr_scheduler.LambdaLR(optimizer, factor) for optimizer in optimizers]
+        schedulers = [LambdaLR(optimizer, factor) for optimizer in optimizers]
         return list(optimizers), schedulers
 
     def on_fit_end(self) -> None:

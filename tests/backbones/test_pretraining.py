@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from diffusers import AutoencoderKLWan
 
 from transporter_pl.backbones.pretraining.anchor import BlockPCA
 from transporter_pl.backbones.pretraining.schedule import warm_hold_decay
+from transporter_pl.backbones.pretraining.vae import VAEPretraining
 from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
 from transporter_pl.backbones.wan import WanAdapter
 from transporter_pl.cli import main
@@ -41,12 +43,34 @@ def test_vae_and_generator_recipes_make_a_pipeline_folder(tmp_path):
     torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(24), atol=0.3, rtol=0)
 
 
+def test_decoder_recipe_leaves_latents_as_they_are(tmp_path):
+    vae, sharp = str(tmp_path / "vae"), str(tmp_path / "sharp")
+    callbacks = small_callbacks("ReadReconstructions")
+    fit("vae", tmp_path, "--model.export", vae, "--model.base_dim", "8", *callbacks)
+    fit("decoder", tmp_path, "--model.init", vae, "--model.export", sharp, *callbacks)
+    before, after = (AutoencoderKLWan.from_pretrained(folder) for folder in (vae, sharp))
+    assert before.config.latents_std == after.config.latents_std
+    for name, weight in before.state_dict().items():
+        same = torch.equal(weight, after.state_dict()[name])
+        assert same == (not name.startswith(("decoder", "post_quant_conv"))), name
+
+
+def test_objects_and_their_rim_weigh_alike():
+    """Otherwise too large an object costs less than too small a one."""
+    recipe = VAEPretraining("unused", base_dim=8)
+    video = torch.full((1, 3, 5, 64, 64), -0.5)
+    video[..., 20:30, 20:30] = 1
+    weight = recipe._weight(video)[0, 0]
+    assert (weight[:, 17:33, 17:33] == 5).all()
+    assert weight.sum() == 5 * (64 * 64 + 4 * 16 * 16)
+
+
 def test_vlm_recipe_makes_a_model_folder(tmp_path):
     vlm = str(tmp_path / "vlm")
     small = ["--model.text_layers", "1", "--model.text_dim", "32", "--model.vision_dim", "32"]
     fit("vlm", tmp_path, "--model.export", vlm, *small, *small_callbacks("ReadCaptions"))
     adapter = VideoLlama3Adapter.from_pretrained(vlm, VIDEO)
-    assert adapter.token_shape == (9 * 16, 32)
+    assert adapter.token_shape == (9 * 4, 32)
     assert check_vlm(adapter) == []
 
 
