@@ -115,9 +115,9 @@ class GeneratorPretraining(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_fit_end(self) -> None:
-        """Write the pipeline folder."""
-        Path(self.hparams["export"]).mkdir(parents=True, exist_ok=True)
-        self.adapter.save(self.hparams["export"])
+        """Write the pipeline folder, in half precision, which is enough to load and go on from."""
+        Path(self.hparams["export"]).parent.mkdir(parents=True, exist_ok=True)
+        self.adapter.half().save(self.hparams["export"])
 
     @torch.no_grad()
     def _remember(self, clips: Clips) -> None:

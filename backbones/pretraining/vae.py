@@ -126,11 +126,11 @@ class VAEPretraining(L.LightningModule):
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
-        """Export, with the latents' mean and spread on training clips, as the pipeline's normalisation needs them."""
+        """Export in half precision, with the mean and spread of training clips' latents for the pipeline."""
         if not self.hparams["decoder_only"]:
             self._measure_latents()
         Path(self.hparams["export"]).mkdir(parents=True, exist_ok=True)
-        self.vae.save_pretrained(self.hparams["export"])
+        self.vae.half().save_pretrained(self.hparams["export"])
 
     def _measure_latents(self) -> None:
         videos = [_pixels(batch.clips.video) for batch in first_batches(self, 40)]

@@ -121,6 +121,6 @@ class VLMPretraining(L.LightningModule):
         return list(optimizers), schedulers
 
     def on_fit_end(self) -> None:
-        """Write the model folder."""
+        """Write the model folder, in half precision, which is enough to load and go on from."""
         Path(self.hparams["export"]).parent.mkdir(parents=True, exist_ok=True)
-        self.adapter.save(self.hparams["export"])
+        self.adapter.half().save(self.hparams["export"])

@@ -50,9 +50,10 @@ def test_decoder_recipe_leaves_latents_as_they_are(tmp_path):
     fit("decoder", tmp_path, "--model.init", vae, "--model.export", sharp, *callbacks)
     before, after = (AutoencoderKLWan.from_pretrained(folder) for folder in (vae, sharp))
     assert before.config.latents_std == after.config.latents_std
-    for name, weight in before.state_dict().items():
-        same = torch.equal(weight, after.state_dict()[name])
-        assert same == (not name.startswith(("decoder", "post_quant_conv"))), name
+    changed = {
+        name for name, weight in before.state_dict().items() if not torch.equal(weight, after.state_dict()[name])
+    }
+    assert {name.partition(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
 
 
 def test_objects_and_their_rim_weigh_alike():
