@@ -5,9 +5,11 @@ import pytest
 import torch
 import yaml
 
-from transporter_pl.cli import COMMANDS, main
+from transporter_pl.backbones.shipped import shipped_names
+from transporter_pl.cli import main, names
 from transporter_pl.commands.arguments import PACKAGED, call, find_configs, packaged_configs
 from transporter_pl.errors import TransporterError
+from transporter_pl.registry import datamodules
 from transporter_pl.samples import Shapes, VideoSpec
 
 
@@ -82,11 +84,11 @@ def layers(tmp_path):
 def test_help_names_every_command(capsys):
     assert main(["--help"]) == 0
     said = capsys.readouterr().out
-    assert all(f"    {name} " in said for name in COMMANDS)
+    assert all(f"    {name} " in said for name in names())
 
 
 def test_every_command_has_help(capsys):
-    for name in COMMANDS:
+    for name in names():
         assert main([name, "--help"]) == 0, name
         assert "--help" in capsys.readouterr().out
 
@@ -96,11 +98,27 @@ def test_unknown_command_suggests(capsys):
     assert capsys.readouterr().err.startswith("error: command: unknown name 'explian'. Did you mean 'explain'?")
 
 
+def test_the_cores_commands_and_those_of_plug_ins():
+    assert {"fit", "explain", "list", "clips", "encode", "measure"} <= set(names())
+
+
+def test_a_plug_ins_command_with_a_name_of_the_cores_is_refused(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "strange-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: strange\nVersion: 1\n")
+    (folder / "entry_points.txt").write_text("[transporter_pl.commands]\nfit = strange.commands:fit\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert main(["fit", "--help"]) == 2
+    assert capsys.readouterr().err.startswith("error: command: 'fit' is the core's, but strange.commands.fit takes")
+    assert main(["encode", "--help"]) == 0
+
+
 def test_list_names_plug_ins_and_configs(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["list"]) == 0
     said = capsys.readouterr().out
     assert all(word in said for word in ("wan", "video_llama3", "zeta", "hellinger", "shapemotion/pretrain_vae.yaml"))
+    assert all(name in said for name in shipped_names())
 
 
 def test_packaged_config_is_found_by_name(tmp_path, monkeypatch):
@@ -127,7 +145,7 @@ def test_missing_config_suggests(capsys):
 @pytest.mark.parametrize("config", packaged_configs())
 def test_every_packaged_config_parses(config, capsys):
     name = (PACKAGED / config).stem
-    command = name if name in COMMANDS else "fit"
+    command = name if name in names() else "fit"
     assert main([command, "--config", config, "--print_config"]) == 0, capsys.readouterr().err
 
 
@@ -136,6 +154,72 @@ def test_layers_and_overrides(layers, capsys):
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["trainer"]["max_steps"] == 1
     assert shown["data"]["init_args"]["width"] == 3
+
+
+@pytest.mark.parametrize("given", [["--data", "cache"], ["--data=cache"], ["--data.class_path", "cache"], "data.yaml"])
+def test_data_by_its_registered_name(given, tmp_path, capsys):
+    (tmp_path / "data.yaml").write_text("data: {class_path: cache, init_args: {path: elsewhere, batch_size: 3}}")
+    given = ["--config", str(tmp_path / given)] if isinstance(given, str) else given
+    options = ["--config", "shapemotion/pretrain_vae.yaml", *given, "--data.path", "here", "--print_config"]
+    assert main(["fit", *options]) == 0, capsys.readouterr().err
+    data = yaml.safe_load(capsys.readouterr().out)["data"]
+    assert data["class_path"] == "transporter_pl.datamodules.cache.CacheDataModule"
+    assert data["init_args"]["path"] == "here"
+
+
+def test_encode_reads_data_by_its_registered_name(tmp_path, capsys):
+    (tmp_path / "data.yaml").write_text("data: vatex")
+    for given in (["--data", "vatex"], ["--config", str(tmp_path / "data.yaml")]):
+        assert main(["encode", "--config", "shapemotion/encode.yaml", *given, "--print_config"]) == 0
+        shown = yaml.safe_load(capsys.readouterr().out)
+        assert shown["data"]["class_path"] == "transporter_pl.datamodules.vatex.VatexClips"
+
+
+@pytest.fixture
+def registered(monkeypatch):
+    """A data module of the user's own script."""
+    monkeypatch.setattr(datamodules, "_registered", {})
+    return datamodules.register("my-clips")(Data)
+
+
+def test_data_registered_in_a_script(layers, registered, capsys):
+    assert main(["fit", *layers, "--data", "my-clips", "--data.width", "3", "--print_config"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["class_path"] == f"{__name__}.Data"
+
+
+@pytest.mark.parametrize("command", ["fit", "encode"])
+@pytest.mark.parametrize("data", ["vatx", "{class_path: vatx}"])
+def test_unknown_data_lists_and_suggests(command, data, tmp_path, capsys):
+    (tmp_path / "data.yaml").write_text(f"data: {data}")
+    assert main([command, "--config", str(tmp_path / "data.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: datamodules: unknown name 'vatx'. Did you mean 'vatex'? Known: cache, shapemotion,")
+    assert len(said.splitlines()) == 1
+
+
+def test_broken_yaml_is_no_traceback(tmp_path, capsys):
+    (tmp_path / "broken.yaml").write_text("model: [1\ndata: }")
+    assert main(["fit", "--config", str(tmp_path / "broken.yaml")]) == 2
+    assert "Problems parsing config" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "config", "said"),
+    [
+        ("validate", "concept", "validate: ConceptStage has no validation_step; use `transporter fit`"),
+        ("test", "concept", "test: ConceptStage has no test_step; use `transporter fit`"),
+        ("test", "pretrain_vae", "VAEPretraining has no test_step; use `transporter fit` or `transporter validate`"),
+    ],
+)
+def test_a_command_without_a_step_is_refused(command, config, said, capsys):
+    assert main([command, "--config", f"shapemotion/{config}.yaml"]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_command_without_batches_is_refused(layers, capsys):
+    assert main(["fit", *layers, "--data", "null"]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "error: fit: Plain has no train_dataloader; use a stage or data module that has one"
 
 
 def test_fit_twice_then_validate(layers, tmp_path):

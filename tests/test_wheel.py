@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from transporter_pl.backbones.shipped import shipped_names
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = {  # folder in the tree → in the wheel
     "transporter_pl": "transporter_pl",
@@ -89,11 +91,12 @@ def test_installed_wheel_runs_outside_the_tree(installed, tmp_path):
 import sys, transporter_pl
 from transporter_pl.cli import main
 print(transporter_pl.__file__)
+main(["--help"])
 sys.exit(main(["list"]))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={"PYTHONPATH": str(installed), "PATH": "", "COLUMNS": "200"},
+        env={"PYTHONPATH": str(installed), "PATH": "", "COLUMNS": "200", "PYTHONUTF8": "1"},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -101,3 +104,5 @@ sys.exit(main(["list"]))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(installed))
     assert "shapemotion/pretrain_vae.yaml" in done.stdout
+    assert "captioned videos → latent cache" in done.stdout  # a plug-in's command
+    assert all(name in done.stdout for name in shipped_names())

@@ -13,6 +13,7 @@ from typing import Any
 from transporter_pl import __doc__ as summary
 from transporter_pl import __version__
 from transporter_pl.errors import TransporterError
+from transporter_pl.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,41 @@ class Command:
         return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
-COMMANDS = {
+CORE = {
     "demo": Command("everything below, on the shipped models", "transporter_pl.commands.demo:demo"),
-    "clips": Command("the embedded world's clips as files", "transporter_pl.datamodules.shapemotion.files:write_clips"),
-    "encode": Command("captioned videos → latent cache", "transporter_pl.datamodules.encode:encode_videos"),
     "fit": Command("train Φ, a concept bank or a small backbone", "transporter_pl.commands.stages:run", stage=True),
     "validate": Command("measure a trained stage on held-out clips", "transporter_pl.commands.stages:run", stage=True),
     "test": Command("the same on test clips", "transporter_pl.commands.stages:run", stage=True),
     "explain": Command("a pair of words → videos, captions and a page", "transporter_pl.commands.explain:explain"),
-    "measure": Command("the embedded world's bars, as tables", "transporter_pl.datamodules.shapemotion.bars:measure"),
     "list": Command("registered plug-ins, shipped checkpoints and configs", "transporter_pl.commands.listing:show"),
 }
+
+
+PLUGINS: Registry[Command] = Registry("commands")
+
+
+def names() -> list[str]:
+    """Names of all commands: the core's, then those of plug-ins."""
+    return [*CORE, *(name for name in PLUGINS.names() if name not in CORE)]
+
+
+def find(name: str) -> Command:
+    """The command of a name; of plug-ins, only the one that is asked for is imported.
+
+    Raises:
+        TransporterError: If there is none (lists them, suggests the nearest), or a plug-in takes a name of the core's.
+    """
+    if name in CORE and name in PLUGINS.names():
+        msg = f"command: {name!r} is the core's, but {PLUGINS.class_path(name)} takes its name; uninstall that package"
+        raise TransporterError(msg)
+    if name in CORE:
+        return CORE[name]
+    if name in PLUGINS.names():
+        return PLUGINS.get(name)
+    near = difflib.get_close_matches(name, names(), n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    msg = f"command: unknown name {name!r}.{hint} Known: {', '.join(names())}"
+    raise TransporterError(msg)
 
 
 def main(args: list[str] | None = None) -> int:
@@ -79,15 +104,10 @@ def _run(argv: list[str]) -> None:
         _overview(argv or ["--help"])
         return
     name, *rest = argv
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        msg = f"command: unknown name {name!r}.{hint} Known: {', '.join(COMMANDS)}"
-        raise TransporterError(msg)
-    from transporter_pl.commands.arguments import call, find_configs
+    command = find(name)
+    from transporter_pl.commands.arguments import call, find_configs, find_data
 
-    command = COMMANDS[name]
-    rest = find_configs(rest)
+    rest = find_data(find_configs(rest))
     if command.stage:
         command.load()([name, *rest])
     else:
@@ -100,8 +120,8 @@ def _overview(argv: list[str]) -> None:
 
     parser = ArgumentParser(prog="transporter", description=summary, version=__version__, exit_on_error=False)
     commands = parser.add_subcommands(title="commands", metavar="COMMAND")
-    for name, command in COMMANDS.items():
-        commands.add_subcommand(name, ArgumentParser(), help=command.help)
+    for name in names():
+        commands.add_subcommand(name, ArgumentParser(), help=find(name).help)
     parser.parse_args(argv)
 
 

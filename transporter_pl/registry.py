@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from typing import Generic, TypeVar
 
 from transporter_pl.errors import TransporterError
@@ -25,7 +27,7 @@ class Registry(Generic[T]):
     """
 
     def __init__(self, kind: str) -> None:
-        self.kind = kind
+        self.kind, self.group = kind, f"transporter_pl.{kind}"
         self._registered: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
@@ -38,7 +40,7 @@ class Registry(Generic[T]):
         def add(plugin: T) -> T:
             taken = self._registered.get(name)
             same = getattr(taken, "__qualname__", taken) == getattr(plugin, "__qualname__", plugin)
-            if name in self._entry_points() or (taken is not None and not same):
+            if self._entry(name) is not None or (taken is not None and not same):
                 msg = f"{self.kind}: the name {name!r} is already taken; choose another"
                 raise TransporterError(msg)
             self._registered[name] = plugin
@@ -48,36 +50,68 @@ class Registry(Generic[T]):
 
     def names(self) -> list[str]:
         """Known names, sorted; nothing is imported."""
-        return sorted({*self._registered, *self._entry_points()})
+        return sorted({*self._registered, *entry_points(group=self.group).names})
 
     def get(self, name: str) -> T:
         """The plug-in of a name or class path.
 
         Raises:
-            TransporterError: If the name is unknown (lists the known ones, suggests the nearest), or its import fails
-                because a package is missing (names the package).
+            TransporterError: If the name is unknown (lists the known ones, suggests the nearest), two packages give
+                it, or its import fails (names the package to install, if one is missing).
         """
         if name in self._registered:
             return self._registered[name]
-        entry = self._entry_points().get(name)
+        entry = self._entry(name)
+        module, _, attribute = self.class_path(name).rpartition(".")
         try:
             if entry is not None:
                 return entry.load()  # type: ignore[no-any-return]
-            if "." in name:
-                module, _, attribute = name.rpartition(".")
-                return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
+            return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
         except (ImportError, AttributeError) as error:
-            msg = f"{self.kind}: {name!r} is known but can't be imported: {error}"
-            if isinstance(error, ModuleNotFoundError) and error.name:
-                msg += f"; try: pip install {error.name.split('.')[0]}"
+            msg = f"{self.kind}: {name!r} can't be imported: {error}; {_advice(error, entry)}"
             raise TransporterError(msg) from error
+
+    def class_path(self, name: str) -> str:
+        """``package.module.Class`` of a name, or the class path itself; nothing is imported.
+
+        Raises:
+            TransporterError: If the name is unknown, or two packages give it.
+        """
+        if name in self._registered:
+            plugin = self._registered[name]
+            return f"{plugin.__module__}.{plugin.__qualname__}"  # type: ignore[attr-defined]
+        entry = self._entry(name)
+        if entry is not None:
+            return f"{entry.module}.{entry.attr}"
+        if "." in name and all(part.isidentifier() for part in name.split(".")):
+            return name
         raise TransporterError(self._unknown(name))
 
-    def _entry_points(self) -> dict[str, EntryPoint]:
-        return {e.name: e for e in entry_points(group=f"transporter_pl.{self.kind}")}
+    def _entry(self, name: str) -> EntryPoint | None:
+        found = tuple(entry_points(group=self.group, name=name))
+        if len(found) > 1:
+            packages = " and ".join(sorted(entry.dist.name if entry.dist else entry.value for entry in found))
+            msg = f"{self.kind}: the name {name!r} comes from {packages}; uninstall one, or give a class path"
+            raise TransporterError(msg)
+        return found[0] if found else None
 
     def _unknown(self, name: str) -> str:
         known = self.names()
         near = difflib.get_close_matches(name, known, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         return f"{self.kind}: unknown name {name!r}.{hint} Known: {', '.join(known) or 'none'}; or give a class path"
+
+
+def _advice(error: ImportError | AttributeError, entry: EntryPoint | None) -> str:
+    """What to do about a failed import; pip can help only where a whole package is missing."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if package and package not in sys.modules and find_spec(package) is None:
+        return f"try: pip install {package}"
+    if entry is not None:
+        return f"upgrade {entry.dist.name if entry.dist else entry.module}, or what it needs"
+    return "correct the class path"
+
+
+# the other kinds have a class of ours, and their registry stands beside it; these are Lightning's data modules, and the
+# clips that ``transporter encode`` reads
+datamodules: Registry[type] = Registry("datamodules")

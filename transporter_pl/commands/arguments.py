@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Set
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import docstring_parser
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, get_loader, set_loader
+from yaml import YAMLError
 
 import transporter_pl
 from transporter_pl.errors import TransporterError
+from transporter_pl.registry import datamodules
 
 PACKAGED = Path(transporter_pl.__file__).parent / "configs"
+PARSER_MODE = "transporter"  # YAML in which a registered name may stand for the data's class path
+NAME = re.compile(r"(?!(null|None)$)[A-Za-z]\w*(-\w+)*")  # and not a class path, a file or an inline mapping
 
 
 def call(function: Callable[..., Any], prog: str, argv: list[str]) -> object:
@@ -27,7 +32,7 @@ def call(function: Callable[..., Any], prog: str, argv: list[str]) -> object:
         argv: The command line after that name.
     """
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
-    parser = ArgumentParser(prog=prog, description=summary, exit_on_error=False)
+    parser = ArgumentParser(prog=prog, description=summary, exit_on_error=False, parser_mode=PARSER_MODE)
     parser.add_argument("-c", "--config", action="config", help="YAML file, here or among the packaged ones")
     parameters, hints = inspect.signature(function).parameters, get_type_hints(function)
     numbers = [name for name in parameters if hints[name] == tuple[float, ...]]
@@ -62,17 +67,50 @@ def find_configs(argv: list[str]) -> list[str]:
     Raises:
         TransporterError: If there is neither (lists the packaged ones, suggests the nearest).
     """
-    found, expected = [], False
+    return _replace(argv, {"-c", "--config"}, _find)
+
+
+def find_data(argv: list[str]) -> list[str]:
+    """Replace every registered name after ``--data`` by its class path; YAML is treated alike when it is read.
+
+    jsonargparse knows class paths alone, so the names are gone before it sees them.
+
+    Raises:
+        TransporterError: If a name is unknown (lists the registered ones, suggests the nearest).
+    """
+    return _replace(argv, {"--data", "--data.class_path", "--data.help"}, _class_path)
+
+
+def _class_path(value: str) -> str:
+    return datamodules.class_path(value) if NAME.fullmatch(value) else value
+
+
+def _load(text: str) -> object:
+    loaded = get_loader("yaml")(text)
+    data = loaded.get("data") if isinstance(loaded, dict) else None
+    if isinstance(data, str):
+        return {**loaded, "data": _class_path(data)}
+    if isinstance(data, dict) and isinstance(data.get("class_path"), str):
+        return {**loaded, "data": {**data, "class_path": _class_path(data["class_path"])}}
+    return loaded
+
+
+set_loader(PARSER_MODE, _load, exceptions=(YAMLError,))
+
+
+def _replace(argv: list[str], options: Set[str], change: Callable[[str], str]) -> list[str]:
+    """The command line with the values of some options changed."""
+    changed, expected = [], False
     for word in argv:
         option, equals, value = word.partition("=")
         if expected:
-            found.append(_find(word))
-        elif equals and option in {"-c", "--config"}:
-            found.append(f"{option}={_find(value)}")
+            changed.append(change(word))
+        elif equals and option in options:
+            changed.append(f"{option}={change(value)}")
         else:
-            found.append(word)
-        expected = not expected and word in {"-c", "--config"}
-    return found
+            changed.append(word)
+        expected = not expected and word in options
+    return changed
 
 
 def _find(name: str) -> str:

@@ -1,16 +1,17 @@
-"""``transporter list``: what there is to name in a config. Imports no plug-in."""
+"""``transporter list``: what there is to name in a config. Imports no model, no data set and no torch."""
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from importlib.metadata import entry_points
 
 from rich.console import Console
 from rich.table import Table
 
 from transporter_pl.commands.arguments import packaged_configs
+from transporter_pl.registry import Registry
 
-KINDS = ("generators", "vlms", "transports", "divergences", "baselines", "datamodules")
+KINDS = ("generators", "vlms", "transports", "divergences", "datamodules")
 
 
 def show() -> None:
@@ -21,7 +22,8 @@ def show() -> None:
         for entry in sorted(entry_points(group=f"transporter_pl.{kind}"), key=lambda e: e.name):
             table.add_row(kind, entry.name, entry.value)
     console.print(table)
-    shipped = importlib.import_module("transporter_pl.backbones.shipped").shipped_names()
+    checkpoints: Registry[Callable[[], list[str]]] = Registry("checkpoints")
+    shipped = [name for source in checkpoints.names() for name in checkpoints.get(source)()]
     for title, names in (("Shipped checkpoints", shipped), ("Packaged configs", packaged_configs())):
         section = Table(title, show_header=True)
         for name in names or ["none"]:

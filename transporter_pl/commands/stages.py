@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import pkgutil
 from typing import Any
 
 from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
+from transporter_pl.commands.arguments import PARSER_MODE
+from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Shapes
+
+NEEDED = {  # command → what the stage defines, and what the stage or its data does
+    "fit": ("training_step", "train_dataloader"),
+    "validate": ("validation_step", "val_dataloader"),
+    "test": ("test_step", "test_dataloader"),
+}
 
 # Shapes come whole, by a link. Of a plain dataclass the parser would ask for every field instead.
 set_parsing_settings(subclasses_enabled=[Shapes])
@@ -22,8 +32,8 @@ class StageCLI(LightningCLI):
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401  (Lightning's signature)
-        """A parser that raises instead of exiting."""
-        return super().init_parser(exit_on_error=False, **kwargs)
+        """A parser that raises instead of exiting, and knows the names of data sets."""
+        return super().init_parser(exit_on_error=False, parser_mode=PARSER_MODE, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Hand ``data.shapes`` to a model that asks for ``shapes``; others are left alone."""
@@ -33,8 +43,53 @@ class StageCLI(LightningCLI):
         """Read the arguments that were given, without a word on ``sys.argv``."""
         self.config = parser.parse_args(args)  # type: ignore[arg-type]
 
+    def before_instantiate_classes(self) -> None:
+        """See that the classes can do what was asked, before they load anything."""
+        config = self.config[self.subcommand]
+        check_command(str(self.subcommand), *(_class_of(config.get(key)) for key in ("model", "data")))
+
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is: Lightning would put the checkpoint's hyperparameters over the user's overrides."""
+
+
+def check_command(command: str, stage: object, data: object) -> None:
+    """Refuse a command that the stage has no step for, or that finds no batches.
+
+    Args:
+        command: ``fit``, ``validate`` or ``test``.
+        stage: Class of the stage.
+        data: Class of the data module, or ``None``.
+
+    Raises:
+        TransporterError: Naming the command, the class, and the commands that would do.
+    """
+    missing = {name: _missing(stage, data, *hooks) for name, hooks in NEEDED.items()}
+    if missing[command]:
+        able = [f"`transporter {name}`" for name in NEEDED if not missing[name]]
+        msg = f"{command}: {missing[command]}; use {' or '.join(able) or 'a stage or data module that has one'}"
+        raise TransporterError(msg)
+
+
+def _missing(stage: object, data: object, step: str, loader: str) -> str | None:
+    """What the classes lack, in words."""
+    if not _defines(stage, step):
+        return f"{_name(stage)} has no {step}"
+    if _defines(stage, loader) or _defines(data, loader):
+        return None
+    return f"{_name(stage if data is None else data)} has no {loader}"
+
+
+def _name(kind: object) -> str:
+    return getattr(kind, "__name__", str(kind))
+
+
+def _defines(kind: object, hook: str) -> bool:
+    """Whether a class overrides Lightning's empty hook; one that is no class, but a function, may return any."""
+    return kind is not None and getattr(kind, hook, None) is not getattr(LightningModule, hook)
+
+
+def _class_of(chosen: Any) -> object:  # noqa: ANN401  (jsonargparse's namespace)
+    return None if chosen is None else pkgutil.resolve_name(chosen.class_path)
 
 
 def run(argv: list[str]) -> None:
