@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from transporter_pl.backbones.shipped import advice
 from transporter_pl.errors import TransporterError
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ def loading(folder: str) -> Iterator[None]:
         yield
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        msg = f"path: can't load {folder!r}: {first} Give a local folder, or a hub id that this machine can reach"
+        there = "The folder is not whole" if Path(folder).is_dir() else advice(folder)
+        fix = "or give another local folder, or a hub id that this machine can reach"
+        msg = f"path: can't load {folder!r}. {there}; {fix} ({first})"
         raise TransporterError(msg) from error
 
 

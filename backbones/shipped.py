@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from transporter_pl.errors import TransporterError
@@ -20,9 +21,17 @@ def resolve(path: str | Path) -> str:
         return str(shipped)
     local = Path(path).expanduser()
     if str(path).startswith((".", "/", "~")) and not local.is_dir():
-        msg = f"path: no folder {str(path)!r}; shipped checkpoints: {', '.join(shipped_names())}; or give a hub id"
+        msg = f"path: no folder {str(path)!r}. {advice(path)}, or give a local folder or hub id"
         raise TransporterError(msg)
     return str(local) if local.is_dir() else str(path)
+
+
+def advice(path: str | Path) -> str:
+    """What to give instead of a path that is not there: the shipped names, and the nearest of them."""
+    names = shipped_names()
+    near = difflib.get_close_matches(Path(path).name, names, n=1)
+    hint = f"Did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Shipped: {', '.join(names) or 'none'}"
 
 
 def shipped_names() -> list[str]:

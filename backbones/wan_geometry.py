@@ -61,12 +61,12 @@ class WanGeometry:
                 are no multiples of stride times patch.
         """
         time, space = self.stride
-        if video.frames < 1 or video.frames % time != 1:
-            low = max(0, (video.frames - 1) // time) * time + 1
+        if video.frames % time != 1:
+            low = (video.frames - 1) // time * time + 1
             msg = f"video.frames: {video.frames} is not {time}k + 1 as Wan needs; use {low} or {low + time}"
             raise TransporterError(msg)
         for name, side, patch in (("height", video.height, self.patch[0]), ("width", video.width, self.patch[1])):
-            if side < 1 or side % (space * patch):
+            if side % (space * patch):
                 near = max(1, round(side / (space * patch))) * space * patch
                 msg = (
                     f"video.{name}: {side} is not a multiple of {space * patch} (VAE stride {space} x patch {patch}); "

@@ -16,6 +16,18 @@ WORDS = [
 ]
 
 
+def pytest_collection_modifyitems(config, items):
+    """Skip what this machine can't run, and what nobody asked for with ``-m``."""
+    asked = config.getoption("-m")
+    reasons = {name: f"run with -m {name}" for name in ("slow", "network") if name not in asked}
+    if not torch.cuda.is_available():
+        reasons["gpu"] = "needs a CUDA device"
+    for item in items:
+        for name, reason in reasons.items():
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
 @dataclass(frozen=True)
 class Tiny:
     generator: BackboneSpec

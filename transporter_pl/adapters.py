@@ -67,6 +67,19 @@ class GeneratorAdapter(Frozen, ABC):
             TransporterError: Before any weight is loaded, if the geometry does not suit the generator.
         """
 
+    @classmethod
+    @abstractmethod
+    def shapes_of(cls, path: str | Path, video: VideoSpec) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
+        """(C, T', H', W') of latents and (L, D_c) of a condition, from the configuration alone.
+
+        Args:
+            path: Hub id or local folder, as for ``from_pretrained``; no weight of it is read.
+            video: Geometry of the clips.
+
+        Raises:
+            TransporterError: As ``from_pretrained``.
+        """
+
     @abstractmethod
     def save(self, path: str | Path) -> None:
         """Write a folder that ``from_pretrained`` reads."""
@@ -74,7 +87,7 @@ class GeneratorAdapter(Frozen, ABC):
     @property
     @abstractmethod
     def latent_shape(self) -> tuple[int, int, int, int]:
-        """(C, T', H', W') of one clip's latents, from the configuration alone."""
+        """(C, T', H', W') of one clip's latents."""
 
     @property
     @abstractmethod
@@ -119,6 +132,19 @@ class VLMAdapter(Frozen, ABC):
             TransporterError: Before any weight is loaded, if the geometry does not suit the VLM's token grid.
         """
 
+    @classmethod
+    @abstractmethod
+    def token_shape_of(cls, path: str | Path, video: VideoSpec) -> tuple[int, int]:
+        """(N, D) of one clip's visual tokens, from the configuration alone.
+
+        Args:
+            path: Hub id or local folder, as for ``from_pretrained``; no weight of it is read.
+            video: Geometry of the clips.
+
+        Raises:
+            TransporterError: As ``from_pretrained``.
+        """
+
     @abstractmethod
     def save(self, path: str | Path) -> None:
         """Write a folder that ``from_pretrained`` reads."""
@@ -126,7 +152,7 @@ class VLMAdapter(Frozen, ABC):
     @property
     @abstractmethod
     def token_shape(self) -> tuple[int, int]:
-        """(N, D) of one clip's visual tokens, from the configuration alone."""
+        """(N, D) of one clip's visual tokens."""
 
     @property
     @abstractmethod

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -122,13 +123,17 @@ def _guidance(adapter: GeneratorAdapter) -> Iterator[str]:
 
 def _generator_folder(adapter: GeneratorAdapter) -> Iterator[str]:
     video, latents, condition, t = _generator_inputs(adapter)
-    again = _reloaded(adapter)
+    with _reloaded(adapter) as (folder, again):
+        shapes = again.shapes_of(folder, again.video)
+        yield from _foretold("shapes_of", shapes, (again.latent_shape, again.condition_shape))
     yield from _frozen(again)
     yield from _same("encode after save and load", again.encode(video), adapter.encode(video))
+    yield from _same("decode after save and load", again.decode(latents), adapter.decode(latents))
     yield from _same("encode_text after save and load", again.encode_text(CAPTIONS), condition)
     yield from _same(
         "velocity after save and load", again.velocity(latents, condition, t), adapter.velocity(latents, condition, t)
     )
+    yield from _same("schedule's times after save and load", again.schedule(5).times, adapter.schedule(5).times)
     if again.guidance_scale != adapter.guidance_scale:
         yield f"guidance_scale: {adapter.guidance_scale} became {again.guidance_scale} after save and load"
 
@@ -193,10 +198,15 @@ def _caption(adapter: VLMAdapter) -> Iterator[str]:
 
 def _vlm_folder(adapter: VLMAdapter) -> Iterator[str]:
     video = _clips(adapter)
-    tokens, again = adapter.encode(video), _reloaded(adapter)
+    tokens = adapter.encode(video)
+    with _reloaded(adapter) as (folder, again):
+        yield from _foretold("token_shape_of", again.token_shape_of(folder, again.video), again.token_shape)
     yield from _frozen(again)
     yield from _same("encode after save and load", again.encode(video), tokens)
     yield from _same("logits after save and load", again.logits(tokens), adapter.logits(tokens))
+    said, expected = (a.caption(tokens, max_new_tokens=8) for a in (again, adapter))
+    if said != expected:
+        yield f"caption: {expected} became {said} after save and load"
 
 
 def _frozen(adapter: Frozen) -> Iterator[str]:
@@ -230,10 +240,17 @@ def _random(adapter: Frozen, shape: tuple[int, ...], seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(adapter.device)
 
 
-def _reloaded(adapter: A) -> A:
+@contextmanager
+def _reloaded(adapter: A) -> Iterator[tuple[str, A]]:
+    """A folder that the adapter was saved to, and the adapter that was loaded from it."""
     with tempfile.TemporaryDirectory() as folder:
         adapter.save(folder)
-        return type(adapter).from_pretrained(folder, adapter.video, adapter.dtype).to(adapter.device)
+        yield folder, type(adapter).from_pretrained(folder, adapter.video, adapter.dtype).to(adapter.device)
+
+
+def _foretold(what: str, shapes: tuple[object, ...], loaded: tuple[object, ...]) -> Iterator[str]:
+    if shapes != loaded:
+        yield f"{what}: {shapes} from the configuration alone, but the loaded adapter says {loaded}"
 
 
 def _expect(what: str, value: Tensor, shape: tuple[int, ...]) -> Iterator[str]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import lightning as L  # noqa: N812
 import torch
-from diffusers import AutoencoderKLWan, WanPipeline
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from transporter_pl.backbones.pretraining.frozen import PartlyFrozen, trained_vae
 from transporter_pl.backbones.pretraining.schedule import first_batches, warm_hold_decay
 from transporter_pl.backbones.scratch import new_wan
 from transporter_pl.backbones.wan import WanAdapter
@@ -21,7 +18,7 @@ from transporter_pl.samples import Clips, VideoSpec
 START, FRESH = 256, 4  # batches encoded before the first step; steps between two more
 
 
-class GeneratorPretraining(L.LightningModule):
+class GeneratorPretraining(PartlyFrozen):
     """Conditional flow matching on a frozen VAE's latents.
 
     L = ‖G(z_t, ε, t) − (ω − z)‖², z_t = (1 − t) z + t ω; t is uniform for half of the clips and logit-normal for the
@@ -30,7 +27,7 @@ class GeneratorPretraining(L.LightningModule):
     batch drawn from there, as encoding costs more than it teaches.
 
     Args:
-        vae: Folder of the trained VAE.
+        vae: Folder of the trained VAE, which stays as it is.
         export: Folder of the finished WanPipeline.
         video: Geometry of the clips.
         heads: Attention heads of the transformer.
@@ -40,7 +37,9 @@ class GeneratorPretraining(L.LightningModule):
         buffer: Clips held in the buffer.
         lr: Peak learning rate.
         guidance_scale: Scale stored in the folder, with which the generator is meant to be sampled.
-        init: Folder of a WanPipeline whose text encoder and transformer to go on from.
+
+    Raises:
+        TransporterError: If there is no VAE in its folder.
     """
 
     def __init__(
@@ -54,16 +53,12 @@ class GeneratorPretraining(L.LightningModule):
         batch: int = 32,
         buffer: int = 24000,
         lr: float = 1.5e-3,
-        guidance_scale: float = 3.0,
-        init: str | None = None,
+        guidance_scale: float = 1.5,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["video"])
-        codec = AutoencoderKLWan.from_pretrained(vae)
-        if init:
-            pipeline = WanPipeline.from_pretrained(init, vae=codec)
-        else:
-            pipeline = new_wan(vocabulary(), vae=codec, heads=heads, head_dim=head_dim, layers=layers)
+        codec = trained_vae("vae", vae)
+        pipeline = new_wan(vocabulary(), vae=codec, heads=heads, head_dim=head_dim, layers=layers)
         self.adapter = WanAdapter(pipeline, video, source=export, guidance_scale=guidance_scale)
         self.adapter.vae.requires_grad_(False)
         self.latents: list[Tensor] = []
@@ -116,7 +111,6 @@ class GeneratorPretraining(L.LightningModule):
 
     def on_fit_end(self) -> None:
         """Write the pipeline folder, in half precision, which is enough to load and go on from."""
-        Path(self.hparams["export"]).parent.mkdir(parents=True, exist_ok=True)
         self.adapter.half().save(self.hparams["export"])
 
     @torch.no_grad()

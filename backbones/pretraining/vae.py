@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-import lightning as L  # noqa: N812
 import torch
-from diffusers import AutoencoderKLWan
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import max_pool3d
 
+from transporter_pl.backbones.folders import saved_aside
 from transporter_pl.backbones.pretraining.anchor import BlockPCA
+from transporter_pl.backbones.pretraining.frozen import PartlyFrozen, trained_vae
 from transporter_pl.backbones.pretraining.schedule import first_batches, warm_hold_decay
 from transporter_pl.backbones.scratch import new_vae
 from transporter_pl.backbones.wan import decode_raw
@@ -22,7 +21,7 @@ from transporter_pl.datamodules.shapemotion.datamodule import RenderedClips
 RIM = 3  # pixels round the object that weigh as much as it
 
 
-class VAEPretraining(L.LightningModule):
+class VAEPretraining(PartlyFrozen):
     """Trains an AutoencoderKLWan: reconstruction + KL + anchor to the clips' principal components.
 
     L = w mse(x, x̂) + 0.1 w |x − x̂| + β KL(q(z|x) ‖ N(0, I)) + λ mse(mode, PCA(x)), x in [-1, 1]; w is ``emphasis`` + 1
@@ -31,7 +30,7 @@ class VAEPretraining(L.LightningModule):
     ``taught`` of the steps the decoder reads PCA(x) with a little noise instead of the encoder's sample.
 
     Args:
-        export: Folder of the finished VAE (diffusers' format).
+        export: Folder of the finished VAE alone (diffusers' format); may be the ``vae`` of a pipeline's folder.
         latent_channels: K.
         base_dim: Width of the VAE.
         patch: Pixels are folded patch x patch; the stride is 4 in time and 4·patch in space.
@@ -43,6 +42,9 @@ class VAEPretraining(L.LightningModule):
         init: Folder of a VAE to go on from.
         decoder_only: Train the decoder alone, on the encoder's modes: latents stay what they are, and a generator that
             was trained on them stays good.
+
+    Raises:
+        TransporterError: If there is no VAE in the folder to go on from.
     """
 
     def __init__(
@@ -61,13 +63,12 @@ class VAEPretraining(L.LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.vae = AutoencoderKLWan.from_pretrained(init) if init else new_vae(latent_channels, base_dim, patch)
-        # checkpoints may hold half-precision weights, which don't train
-        self.vae.float()
+        self.vae = trained_vae("init", init) if init else new_vae(latent_channels, base_dim, patch)
         if decoder_only:
             self.vae.encoder.requires_grad_(False)
             self.vae.quant_conv.requires_grad_(False)
-        self.anchor = BlockPCA(latent_channels, 4 * patch)
+        else:
+            self.anchor = BlockPCA(latent_channels, 4 * patch)
 
     def on_fit_start(self) -> None:
         """Fit the anchor on a few hundred clips."""
@@ -129,8 +130,8 @@ class VAEPretraining(L.LightningModule):
         """Export in half precision, with the mean and spread of training clips' latents for the pipeline."""
         if not self.hparams["decoder_only"]:
             self._measure_latents()
-        Path(self.hparams["export"]).mkdir(parents=True, exist_ok=True)
-        self.vae.half().save_pretrained(self.hparams["export"])
+        with saved_aside(self.hparams["export"]) as aside:
+            self.vae.half().save_pretrained(aside)
 
     def _measure_latents(self) -> None:
         videos = [_pixels(batch.clips.video) for batch in first_batches(self, 40)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import cast
 
 import lightning as L  # noqa: N812
@@ -111,10 +110,12 @@ class VLMPretraining(L.LightningModule):
         """Muon for the layers' matrices, AdamW for the rest, both with warm-up and linear decay."""
         named = list(self.adapter.model.named_parameters())
         matrices = [p for name, p in named if p.ndim == 2 and not any(part in name for part in EMBEDDINGS)]
-        rest = [p for name, p in named if p.ndim != 2 or any(part in name for part in EMBEDDINGS)]
+        rest = [p for name, p in named if p.ndim == 1 or any(part in name for part in EMBEDDINGS)]
+        # a row sums over thousands of pixels that change together: at the others' rate its features never settle
+        patches = {"params": [p for p in self.adapter.model.parameters() if p.ndim > 2], "lr": self.hparams["lr"] / 10}
         optimizers = (
             torch.optim.Muon(matrices, self.hparams["muon_lr"], weight_decay=0.0),
-            torch.optim.AdamW(rest, self.hparams["lr"], betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW([{"params": rest}, patches], self.hparams["lr"], betas=(0.9, 0.98), weight_decay=0.0),
         )
         factor = warm_hold_decay(self.trainer.max_steps)
         schedulers = [LambdaLR(optimizer, factor) for optimizer in optimizers]
@@ -122,5 +123,4 @@ class VLMPretraining(L.LightningModule):
 
     def on_fit_end(self) -> None:
         """Write the model folder, in half precision, which is enough to load and go on from."""
-        Path(self.hparams["export"]).parent.mkdir(parents=True, exist_ok=True)
         self.adapter.half().save(self.hparams["export"])

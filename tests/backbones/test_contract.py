@@ -4,8 +4,10 @@ import re
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import nn
 
+from transporter_pl.adapters import GeneratorAdapter, VLMAdapter
 from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
 from transporter_pl.backbones.wan import WanAdapter
 from transporter_pl.testing import Finding, check_generator, check_vlm
@@ -30,6 +32,11 @@ def test_the_state_of_the_random_generator_stays(small_vlm):
     before = torch.get_rng_state()
     check_vlm(small_vlm)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_shapes_from_the_configuration_are_part_of_the_ports():
+    assert "shapes_of" in GeneratorAdapter.__abstractmethods__
+    assert "token_shape_of" in VLMAdapter.__abstractmethods__
 
 
 class WrongShape(WanAdapter):
@@ -122,6 +129,29 @@ class ForgetsGuidance(WanAdapter):
         return adapter
 
 
+class ForgetsDecoder(WanAdapter):
+    @classmethod
+    def from_pretrained(cls, path, video, dtype=torch.float32):
+        adapter = super().from_pretrained(path, video, dtype)
+        nn.init.zeros_(adapter.vae.decoder.conv_out.weight)
+        return adapter
+
+
+class ForgetsShift(WanAdapter):
+    @classmethod
+    def from_pretrained(cls, path, video, dtype=torch.float32):
+        adapter = super().from_pretrained(path, video, dtype)
+        adapter.pipeline.register_modules(scheduler=FlowMatchEulerDiscreteScheduler())
+        return adapter
+
+
+class ForetellsWrongShapes(WanAdapter):
+    @classmethod
+    def shapes_of(cls, path, video):
+        (channels, *grid), condition = super().shapes_of(path, video)
+        return (channels + 1, *grid), condition
+
+
 class LoadsThawed(WanAdapter):
     @classmethod
     def from_pretrained(cls, path, video, dtype=torch.float32):
@@ -158,6 +188,9 @@ class MixesClips(WanAdapter):
         (TimesInThousands, "schedule", "falling numbers"),
         (NoGuidance, "guidance", "not at least 1"),
         (ForgetsGuidance, "generator_folder", "became 1.0"),
+        (ForgetsDecoder, "generator_folder", "decode after save and load"),
+        (ForgetsShift, "generator_folder", "schedule's times after save and load"),
+        (ForetellsWrongShapes, "generator_folder", r"shapes_of: \(\(9, 2, .*loaded adapter says \(\(8, 2,"),
         (LoadsThawed, "generator_folder", "weights ask for gradients"),
         (Noisy, "generator_batch", "twice the same input"),
         (MixesClips, "generator_batch", "encode: a clip in a batch and alone"),
@@ -240,6 +273,26 @@ class ForgetsWeights(VideoLlama3Adapter):
         return adapter
 
 
+class ForgetsLength(VideoLlama3Adapter):
+    longest = 64
+
+    @classmethod
+    def from_pretrained(cls, path, video, dtype=torch.float32):
+        adapter = super().from_pretrained(path, video, dtype)
+        adapter.longest = 1
+        return adapter
+
+    def caption(self, tokens, prompt=None, max_new_tokens=64):
+        return super().caption(tokens, prompt, min(max_new_tokens, self.longest))
+
+
+class ForetellsWrongShape(VideoLlama3Adapter):
+    @classmethod
+    def token_shape_of(cls, path, video):
+        count, width = super().token_shape_of(path, video)
+        return count + 1, width
+
+
 class AnyClip(VideoLlama3Adapter):
     def encode(self, video):
         return super().encode(torch.cat([video, video[:, -1:]], 1)[:, : self.video.frames])
@@ -260,6 +313,8 @@ class AnyClip(VideoLlama3Adapter):
         (OtherCaptions, "caption", "but the largest logit"),
         (OneCaptionForAll, "vlm_batch", "in a batch"),
         (ForgetsWeights, "vlm_folder", "logits after save and load"),
+        (ForgetsLength, "vlm_folder", "caption: .* became .* after save and load"),
+        (ForetellsWrongShape, "vlm_folder", r"token_shape_of: \(21, 32\) .*loaded adapter says \(20, 32\)"),
         (AnyClip, "vlm_input", "a frame too few"),
     ],
 )

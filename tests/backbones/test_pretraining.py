@@ -1,15 +1,23 @@
 """The recipes, from the command line over their shipped configs, at their smallest."""
 
+import json
+import shutil
+from contextlib import chdir
+from pathlib import Path
+
 import pytest
 import torch
+import yaml
 from diffusers import AutoencoderKLWan
 
 from transporter_pl.backbones.pretraining.anchor import BlockPCA
+from transporter_pl.backbones.pretraining.generator import GeneratorPretraining
 from transporter_pl.backbones.pretraining.schedule import warm_hold_decay
 from transporter_pl.backbones.pretraining.vae import VAEPretraining
 from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
 from transporter_pl.backbones.wan import WanAdapter
 from transporter_pl.cli import main
+from transporter_pl.commands.arguments import PACKAGED
 from transporter_pl.datamodules.shapemotion.world import render, sample_scene
 from transporter_pl.samples import VideoSpec
 from transporter_pl.testing import check_generator, check_vlm
@@ -19,41 +27,152 @@ BRIEF = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--tra
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.batch_size", "2"]
 
 
-def fit(recipe, folder, *options):
-    root = ["--trainer.default_root_dir", str(folder / recipe)]
-    assert main(["fit", "--config", f"shapemotion/pretrain_{recipe}.yaml", *BRIEF, *QUIET, *root, *options]) == 0
+SMALL = ["--model.layers", "1", "--model.head_dim", "24", "--model.batch", "2", "--model.buffer", "8"]
+SHIPPED = Path("runs", "shapemotion")  # where the configs put everything
 
 
-def small_callbacks(name):
-    path = f"transporter_pl.datamodules.shapemotion.callbacks.{name}"
-    return ["--trainer.callbacks", f'[{{"class_path": "{path}", "init_args": {{"clips": 2}}}}]']
+def fit(recipe, *options):
+    """Train for two steps with the shipped config; its paths lie under the working directory."""
+    small = [*BRIEF, *QUIET, *small_callbacks(recipe)]
+    return main(["fit", "--config", f"shapemotion/pretrain_{recipe}.yaml", *small, *options])
 
 
-def test_vae_and_generator_recipes_make_a_pipeline_folder(tmp_path):
-    vae, wan = str(tmp_path / "vae"), str(tmp_path / "wan")
-    fit("vae", tmp_path, "--model.export", vae, "--model.base_dim", "8", *small_callbacks("ReadReconstructions"))
-    small = ["--model.layers", "1", "--model.head_dim", "24", "--model.batch", "2"]
-    fit("generator", tmp_path, "--model.vae", vae, "--model.export", wan, *small, *small_callbacks("ReadGenerations"))
-    adapter = WanAdapter.from_pretrained(wan, VIDEO)
-    assert adapter.guidance_scale == 3
-    assert check_generator(adapter) == []
-    # the exported VAE's statistics are those of its own latents
-    clips = render(sample_scene(32, torch.Generator().manual_seed(0)), 9, 64, torch.Generator().manual_seed(1))
-    latents = adapter.encode(clips)
-    torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(24), atol=0.3, rtol=0)
+def small_callbacks(recipe):
+    """The config's own, but that checkpoints come every step and two clips are read."""
+    config = yaml.safe_load((PACKAGED / "shapemotion" / f"pretrain_{recipe}.yaml").read_text())
+    callbacks = config["trainer"]["callbacks"]
+    for callback in callbacks:
+        options = callback.setdefault("init_args", {})
+        if "every_n_train_steps" in options:
+            options["every_n_train_steps"] = 1
+        if ".shapemotion." in callback["class_path"]:
+            options["clips"] = 2
+    return ["--trainer.callbacks", json.dumps(callbacks)]
 
 
-def test_decoder_recipe_leaves_latents_as_they_are(tmp_path):
-    vae, sharp = str(tmp_path / "vae"), str(tmp_path / "sharp")
-    callbacks = small_callbacks("ReadReconstructions")
-    fit("vae", tmp_path, "--model.export", vae, "--model.base_dim", "8", *callbacks)
-    fit("decoder", tmp_path, "--model.init", vae, "--model.export", sharp, *callbacks)
-    before, after = (AutoencoderKLWan.from_pretrained(folder) for folder in (vae, sharp))
-    assert before.config.latents_std == after.config.latents_std
-    changed = {
-        name for name, weight in before.state_dict().items() if not torch.equal(weight, after.state_dict()[name])
-    }
-    assert {name.partition(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
+def checkpoint(folder):
+    """The training checkpoint of a run."""
+    (found,) = folder.rglob("last.ckpt")
+    return found
+
+
+def weights(folder):
+    return AutoencoderKLWan.from_pretrained(folder).state_dict()
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory):
+    """Folder in which the three recipes of shapemotion-wan ran one after the other, with the paths of their configs."""
+    folder = tmp_path_factory.mktemp("chain")
+    with chdir(folder):
+        assert fit("vae", "--model.base_dim", "8") == 0
+        assert fit("generator", *SMALL) == 0
+        shutil.copytree(SHIPPED / "shapemotion-wan" / "vae", "before")
+        assert fit("decoder") == 0
+    return folder
+
+
+@pytest.fixture
+def here(chain, monkeypatch):
+    monkeypatch.chdir(chain)
+
+
+@pytest.mark.usefixtures("here")
+class TestChain:
+    """VAE, generator, decoder."""
+
+    def test_makes_a_pipeline_folder(self):
+        adapter = WanAdapter.from_pretrained(SHIPPED / "shapemotion-wan", VIDEO)
+        assert adapter.guidance_scale == 1.5
+        assert check_generator(adapter) == []
+        # the exported VAE's statistics are those of its own latents
+        clips = render(sample_scene(32, torch.Generator().manual_seed(0)), 9, 64, torch.Generator().manual_seed(1))
+        latents = adapter.encode(clips)
+        torch.testing.assert_close(latents.std((0, 2, 3, 4)), torch.ones(24), atol=0.3, rtol=0)
+
+    def test_generator_recipe_leaves_the_vae_as_it_is(self):
+        own, given = weights("before"), weights(SHIPPED / "vae")
+        assert all(torch.equal(weight, own[name]) for name, weight in given.items())
+
+    def test_decoder_recipe_sharpens_the_pipelines_decoder_and_nothing_else(self):
+        before, after = weights("before"), weights(SHIPPED / "shapemotion-wan" / "vae")
+        changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
+        assert {name.partition(".")[0] for name in changed} == {"decoder", "post_quant_conv"}
+        assert Path("before/config.json").read_text() == (SHIPPED / "shapemotion-wan/vae/config.json").read_text()
+
+    def test_no_config_names_a_folder_of_this_machine(self, chain):
+        texts = [path.read_text() for path in (SHIPPED / "shapemotion-wan").rglob("*.json")]
+        assert not [text for text in texts if str(chain) in text or str(SHIPPED) in text]
+
+    def test_a_vaes_folder_holds_a_vae_alone(self):
+        names = {path.name for path in (SHIPPED / "vae").iterdir()}
+        assert names == {"config.json", "diffusion_pytorch_model.safetensors"}
+        assert not list(SHIPPED.rglob(".*"))
+
+    @pytest.mark.parametrize(
+        ("recipe", "trained"),
+        [
+            ("vae", {"vae.encoder", "vae.quant_conv", "vae.post_quant_conv", "vae.decoder", "anchor"}),
+            ("generator", {"adapter.transformer", "adapter.text_encoder"}),
+            ("decoder", {"vae.post_quant_conv", "vae.decoder"}),
+        ],
+    )
+    def test_checkpoints_hold_what_trains_and_nothing_else(self, recipe, trained):
+        held = torch.load(checkpoint(SHIPPED / f"pretrain_{recipe}"), weights_only=True)
+        states = [held[name] for name in ("state_dict", "current_model_state") if name in held]
+        assert len(states) == (2 if recipe == "generator" else 1)
+        for state in states:
+            parts = {".".join(name.split(".")[: 1 if name.startswith("anchor") else 2]) for name in state}
+            assert parts == trained
+
+    def test_a_checkpoint_loads_beside_its_vae(self):
+        path = checkpoint(SHIPPED / "pretrain_generator")
+        again = GeneratorPretraining.load_from_checkpoint(path, video=VIDEO, weights_only=True)
+        found, held = again.state_dict(), torch.load(path, weights_only=True)["state_dict"]
+        assert all(torch.equal(found[name], weight) for name, weight in held.items())
+        codec = {f"adapter.vae.{name}": weight for name, weight in weights(SHIPPED / "vae").items()}
+        assert found.keys() == held.keys() | codec.keys()
+        assert all(torch.equal(found[name], weight) for name, weight in codec.items())
+
+    @pytest.mark.parametrize(("recipe", "options"), [("generator", SMALL), ("decoder", [])])
+    def test_a_resumed_run_goes_on(self, recipe, options, tmp_path):
+        begun = checkpoint(SHIPPED / f"pretrain_{recipe}")
+        paths = ["--model.export", str(tmp_path / "out"), "--trainer.default_root_dir", str(tmp_path)]
+        more = ["--trainer.max_steps", "3", "--trainer.val_check_interval", "1", "--ckpt_path", str(begun)]
+        assert fit(recipe, *options, *paths, *more) == 0
+        first, second = (torch.load(path, weights_only=True) for path in (begun, checkpoint(tmp_path)))
+        assert (first["global_step"], second["global_step"]) == (2, 3)
+        assert first["state_dict"].keys() == second["state_dict"].keys()
+        # one more step, not a new start
+        name = next(name for name in first["state_dict"] if name.endswith("weight"))
+        assert 0 < (first["state_dict"][name] - second["state_dict"][name]).abs().max() < 0.01
+
+
+@pytest.mark.parametrize(("recipe", "field"), [("generator", "vae"), ("decoder", "init")])
+def test_a_missing_vae_is_one_clear_error(recipe, field, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert fit(recipe) == 2
+    folder = "runs/shapemotion/vae" if recipe == "generator" else "runs/shapemotion/shapemotion-wan/vae"
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith(f"error: {field}: no VAE in {folder!r}; `transporter fit --config shapemotion/pretrain_vae.")
+
+
+def test_an_export_that_fails_leaves_the_vae_as_it_was(tmp_path, monkeypatch):
+    vae = tmp_path / "wan" / "vae"
+    vae.mkdir(parents=True)
+    old = {"config.json": "old", "diffusion_pytorch_model.safetensors": "old"}
+    for name, text in old.items():
+        (vae / name).write_text(text)
+
+    def full(*_, **__):
+        msg = "no space left on device"
+        raise OSError(msg)
+
+    recipe = VAEPretraining(str(vae), base_dim=8, decoder_only=True)
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="no space"):
+        recipe.on_fit_end()
+    assert {path.name: path.read_text() for path in (tmp_path / "wan").rglob("*") if path.is_file()} == old
 
 
 def test_objects_and_their_rim_weigh_alike():
@@ -66,19 +185,17 @@ def test_objects_and_their_rim_weigh_alike():
     assert weight.sum() == 5 * (64 * 64 + 4 * 16 * 16)
 
 
-def test_vlm_recipe_makes_a_model_folder(tmp_path):
-    vlm = str(tmp_path / "vlm")
-    small = ["--model.text_layers", "1", "--model.text_dim", "32", "--model.vision_dim", "32"]
-    fit("vlm", tmp_path, "--model.export", vlm, *small, *small_callbacks("ReadCaptions"))
-    adapter = VideoLlama3Adapter.from_pretrained(vlm, VIDEO)
+def test_vlm_recipe_makes_a_model_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fit("vlm", "--model.text_layers", "1", "--model.text_dim", "32", "--model.vision_dim", "32") == 0
+    adapter = VideoLlama3Adapter.from_pretrained(SHIPPED / "shapemotion-videollama3", VIDEO)
     assert adapter.token_shape == (9 * 4, 32)
     assert check_vlm(adapter) == []
 
 
-def test_a_callback_in_another_recipes_config_is_refused(tmp_path, capsys):
-    options = ["--model.export", str(tmp_path / "vae"), "--model.base_dim", "8", *small_callbacks("ReadCaptions")]
-    arguments = ["fit", "--config", "shapemotion/pretrain_vae.yaml", *BRIEF, *QUIET, *options]
-    assert main([*arguments, "--trainer.default_root_dir", str(tmp_path)]) == 2
+def test_a_callback_in_another_recipes_config_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert fit("vae", "--model.base_dim", "8", *small_callbacks("vlm")) == 2
     assert "VAEPretraining has no VLMAdapter" in capsys.readouterr().err
 
 

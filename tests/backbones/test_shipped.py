@@ -41,8 +41,20 @@ def test_all_in_all_they_are_small_and_safe():
 
 def test_names_resolve_and_others_are_refused():
     assert resolve("shapemotion-wan") == str(CHECKPOINTS / "shapemotion-wan")
-    with pytest.raises(TransporterError, match=r"no folder './shapemotion-wan'; shipped checkpoints: shapemotion-v"):
+    with pytest.raises(TransporterError, match=r"no folder './shapemotion-wan'\. Did you mean 'shapemotion-wan'"):
         resolve("./shapemotion-wan")
+
+
+def test_a_misspelt_name_is_answered_with_the_nearest(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for load in (WanAdapter.from_pretrained, WanAdapter.shapes_of):
+        with pytest.raises(TransporterError) as caught:
+            load("shapemotion-wam", VIDEO)
+        said = str(caught.value)
+        assert said.startswith("path: can't load 'shapemotion-wam'. Did you mean 'shapemotion-wan'? Shipped: shape")
+        assert "\n" not in said
+    with pytest.raises(TransporterError, match="Did you mean 'shapemotion-videollama3'"):
+        VideoLlama3Adapter.from_pretrained("shapemotion-videollama", VIDEO)
 
 
 def test_they_keep_the_contract(wan, vlm):
