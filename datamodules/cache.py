@@ -87,7 +87,8 @@ class CacheDataModule(L.LightningDataModule):
     """Batches of ``Encoded`` from a latent cache.
 
     Clips are split by a fixed draw. Several captions of one clip stay on one side, so that no validation clip was seen
-    in training.
+    in training. There is no third split: the validation clips are the test clips too, as no stage chooses anything by
+    them.
 
     Args:
         path: Folder of the cache.
@@ -142,9 +143,9 @@ class CacheDataModule(L.LightningDataModule):
 
     @property
     def origin(self) -> Origin:
-        """The backbones that encoded the clips."""
+        """The backbones that encoded the clips, and fingerprints of their weights."""
         key = self.cache.key
-        return Origin(key.generator.path, key.vlm.path, key.video)
+        return Origin(key.generator.path, key.vlm.path, key.video, key.generator_weights, key.vlm_weights)
 
     def token_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every feature of z_Ω over the training clips, both (D,)."""
@@ -165,6 +166,10 @@ class CacheDataModule(L.LightningDataModule):
         """Batches of validation clips, in order."""
         clips = Subset(self.cache, self.split[1])
         return self._loader(clips, SequentialSampler(clips))
+
+    def test_dataloader(self) -> DataLoader[Encoded]:
+        """The validation clips."""
+        return self.val_dataloader()
 
     def _loader(self, clips: Subset[Encoded], order: Sampler[int]) -> DataLoader[Encoded]:
         """A loader that asks for a whole batch at once."""

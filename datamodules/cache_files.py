@@ -35,14 +35,16 @@ class CacheKey:
         vlm: The VLM, with its dtype.
         video: Geometry of the clips.
         clips: Fingerprint of the clips.
-        weights: Fingerprint of the two models' weights, as a folder may be trained anew.
+        generator_weights: Fingerprint of the generator's weights, as a folder may be trained anew.
+        vlm_weights: The same of the VLM's.
     """
 
     generator: BackboneSpec
     vlm: BackboneSpec
     video: VideoSpec
     clips: str
-    weights: str = ""
+    generator_weights: str = ""
+    vlm_weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def read_index(folder: Path) -> CacheIndex | None:
         return None
     try:
         found = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        key = found["key"]
+        key = dict(found["key"])
+        key.pop("weights", None)  # one digest of both models, in caches older than one for each
         backbones = {name: BackboneSpec(**key[name]) for name in ("generator", "vlm")}
         return CacheIndex(
             CacheKey(**{**key, **backbones, "video": VideoSpec(**key["video"])}),
@@ -97,7 +100,7 @@ def read_index(folder: Path) -> CacheIndex | None:
             tuple(Shard(**shard) for shard in found["shards"]),
             tuple(BrokenClip(**clip) for clip in found["broken"]),
         )
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, TransporterError) as error:
         msg = f"cache: {INDEX} in {str(folder)!r} can't be read ({error!r}); delete the folder and encode again"
         raise TransporterError(msg) from error
 
@@ -109,10 +112,10 @@ def check_key(folder: Path, key: CacheKey) -> None:
         TransporterError: If a field differs (named), or the folder is something else than a cache.
     """
     index = read_index(folder)
-    if index is None:
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            msg = f"out: {str(folder)!r} is not empty and no latent cache; choose another folder"
-            raise TransporterError(msg)
+    if index is None and (folder.is_file() or (folder.is_dir() and any(folder.iterdir()))):
+        msg = f"out: {str(folder)!r} is not empty and no latent cache; choose another folder"
+        raise TransporterError(msg)
+    if index is None or not index.shards:  # nothing is encoded yet that could be lost or mixed
         return
     was, now = _flat(asdict(index.key)), _flat(asdict(key))
     for field, value in now.items():

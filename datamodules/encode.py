@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -19,14 +17,14 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
-from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from transporter_pl.datamodules.cache_files import CacheKey, CacheWriter, check_key
 from transporter_pl.datamodules.clips import BrokenClip, CaptionedClips, join
 from transporter_pl.encoding import encode
 from transporter_pl.errors import TransporterError
-from transporter_pl.loading import BackboneSpec, load_generator, load_vlm
+from transporter_pl.loading import BackboneSpec, load_pair
+from transporter_pl.origin import origin_of
 from transporter_pl.samples import Clips
 
 LISTED = 10  # names printed before "and … more"
@@ -79,13 +77,14 @@ def encode_videos(
         raise TransporterError(msg)
     key = CacheKey(generator, vlm, data.video, data.fingerprint)
     check_key(out, key)
-    place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-    xi, omega = load_generator(generator, data.video).to(place), load_vlm(vlm, data.video).to(place)
-    writer = CacheWriter(out, replace(key, weights=weights_fingerprint(xi, omega)))
+    xi, omega = load_pair(generator, vlm, data.video, device=device)
+    made = origin_of(xi, omega)
+    key = replace(key, generator_weights=made.generator_weights, vlm_weights=made.vlm_weights)
+    writer = CacheWriter(out, key)
     with _progress() as progress:
         task = progress.add_task("encoding", total=len(data), completed=writer.start)
         for clips, broken, end in _batches(data, writer, batch_size, num_workers):
-            moved = None if clips is None else replace(clips, video=clips.video.to(place))
+            moved = None if clips is None else replace(clips, video=clips.video.to(xi.device))
             writer.add(None if moved is None else encode(xi, omega, moved), broken, end)
             progress.update(task, completed=end)
     index = writer.finish()
@@ -95,17 +94,6 @@ def encode_videos(
     report = EncodeReport(sum(s.clips for s in index.shards), data.missing, (*data.broken, *index.broken))
     _print(report, out)
     return report
-
-
-def weights_fingerprint(*models: nn.Module) -> str:
-    """Digest of the models' weights: of every tensor its name, shape and 64 numbers spread over it."""
-    digest = hashlib.sha256()
-    for model in models:
-        for name, weight in model.state_dict().items():
-            sample = weight.flatten()[:: max(1, weight.numel() // 64)].double().cpu()
-            digest.update(f"{name}{tuple(weight.shape)}".encode())
-            digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()
 
 
 class _Tolerant(Dataset[Clips | BrokenClip]):

@@ -32,6 +32,14 @@ def test_fast_is_a_flag(capsys):
     assert "shows that everything runs" in capsys.readouterr().out
 
 
+def test_the_seed_reaches_every_step_that_draws(tmp_path):
+    lines = {line[2]: line for line in commands(FAST, tmp_path, seed=7)}
+    seeds = {"clips": "--seed", "coupling": "--seed_everything", "concept": "--model.seed", "explain": "--seed"}
+    for name, option in seeds.items():
+        line = lines[f"shapemotion/{name}.yaml"]
+        assert line[line.index(option) + 1] == "7", name
+
+
 def over_tiny(line, tiny):
     """Options that put the tiny models in place of the shipped ones."""
 
@@ -66,7 +74,9 @@ def test_the_whole_path(tiny, tmp_path, capsys):
     figures = json.loads((folder / "explanation.json").read_text())
     assert len(figures["through_coupling"]["captions"]) == 5
     assert figures["through_coupling"]["divergence"][0] == pytest.approx(0, abs=1e-3)
-    assert (tmp_path / "measure.json").is_file()
+    measured = json.loads((tmp_path / "measure.json").read_text(), parse_constant=pytest.fail)  # no NaN
+    assert len(measured["agreement"]) == 6
+    assert [effect["row"] for effect in measured["effects"]] == ["learned q", "ε+ − ε−", "ε+"]
 
 
 def test_errors_come_before_models_are_loaded(tiny, tmp_path, capsys):
@@ -77,6 +87,9 @@ def test_errors_come_before_models_are_loaded(tiny, tmp_path, capsys):
         (["--pair", "left:right", "--phi", "1", "1"], "phi: 1 1 holds a value twice"),
         (["--pair", "left:left"], "pair: 'left:left' differs in nothing"),
         (["--pair", "left"], "pair: 'left' is not two words"),
+        (["--pair", "left:right", "--steps", "0"], "steps: 0 is too small; give at least 1"),
+        (["--pair", "left:right", "--guidance", "0.5"], "guidance: 0.5 is too small; give at least 1"),
+        (["--pair", "left:right", "--batch_size", "0"], "batch_size: 0 is too small; give at least 1"),
         (["--pair", "left:right", "--caption", "a red oval"], "caption: 'a red oval' does not hold the word 'left'"),
     ):
         assert main([*base, *options]) == 2

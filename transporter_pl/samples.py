@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
+
+from transporter_pl.errors import TransporterError
 
 if TYPE_CHECKING:
     import torch
@@ -19,12 +22,24 @@ class VideoSpec:
         height: Frame height in pixels.
         width: Frame width in pixels.
         fps: Frames per second.
+
+    Raises:
+        TransporterError: If a count is below 1, or the frame rate is not finite and above 0.
     """
 
     frames: int
     height: int
     width: int
     fps: float = 8.0
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "height", "width"):
+            if getattr(self, name) < 1:
+                msg = f"video.{name}: {getattr(self, name)} is too small; give at least 1"
+                raise TransporterError(msg)
+        if not 0 < self.fps < math.inf:
+            msg = f"video.fps: {self.fps:g} is no frame rate; give a finite number above 0, such as 8"
+            raise TransporterError(msg)
 
     def __str__(self) -> str:
         """Readable geometry, as in error messages."""
@@ -54,11 +69,15 @@ class Origin:
         generator: Hub id or folder of the generator Ξ.
         vlm: Hub id or folder of the VLM Ω.
         video: Geometry of the clips.
+        generator_weights: Fingerprint of the generator's weights; empty where it is not known.
+        vlm_weights: The same of the VLM's.
     """
 
     generator: str
     vlm: str
     video: VideoSpec
+    generator_weights: str = ""
+    vlm_weights: str = ""
 
 
 @dataclass(frozen=True)

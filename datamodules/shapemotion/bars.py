@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
+from transporter_pl.adapters import GeneratorAdapter, VLMAdapter
 from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
@@ -19,12 +22,17 @@ from transporter_pl.datamodules.shapemotion.measure import (
     codec_agreement,
     concept_effects,
     coupling_agreement,
+    factor_of,
     generator_agreement,
     vlm_agreement,
 )
 from transporter_pl.datamodules.shapemotion.sheets import draw_sheets
 from transporter_pl.datamodules.shapemotion.world import FACTORS
-from transporter_pl.loading import BackboneSpec, load_generator, load_vlm
+from transporter_pl.explain.explainer import check_vectors
+from transporter_pl.explain.sampler import check_counts
+from transporter_pl.files import replace_file
+from transporter_pl.loading import BackboneSpec, load_pair
+from transporter_pl.origin import origin_of
 from transporter_pl.samples import VideoSpec
 
 
@@ -38,6 +46,7 @@ def measure(
     clips: int = 256,
     seeds: int = 64,
     steps: int = 20,
+    device: str = "auto",
 ) -> dict[str, list[Agreement] | list[Effect]]:
     """Measure backbones, coupling and concepts by the reader, print the tables, write them as JSON and draw examples.
 
@@ -47,28 +56,55 @@ def measure(
         video: Geometry of the clips.
         coupling: Folder of Φ; left out, only the backbones are measured.
         concepts: Folder of the concept bank; left out, concepts are not measured.
-        out: Where the figures are written; pictures of codec, generator and VLM go beside it.
+        out: Where the figures are written, after each table; pictures of codec, generator and VLM go beside it.
         clips: Held-out clips a row of the first table.
         seeds: Seeds a row of the second table.
         steps: Sampling steps.
+        device: ``cpu``, ``cuda``, …; ``auto`` takes the GPU if there is one.
+
+    Raises:
+        TransporterError: Before anything is measured, if a count is below 1, the bank holds a pair of another world, or
+            bank, Φ and backbones don't belong together.
     """
+    check_counts(clips=clips, seeds=seeds, steps=steps)
+    bank = None if concepts is None else ConceptBank.from_pretrained(concepts, generator.path, vlm.path)
+    for entry in bank.entries if bank else ():
+        factor_of(entry.pair.name)
+    network = None if coupling is None else CouplingNetwork.from_pretrained(coupling)
+    xi, omega = load_pair(generator, vlm, video, network, device)
+    bridge = None if network is None else Bridge(xi, omega, network.to(xi.device))
+    if bank:
+        check_vectors(bank, xi.condition_shape)
+        bank.check_weights(bridge.origin if bridge else origin_of(xi, omega))
     console = Console()
-    xi, omega = load_generator(generator, video), load_vlm(vlm, video)
-    agreements = [codec_agreement(xi, clips), generator_agreement(xi, clips, steps=steps)]
-    if coupling is None:
-        agreements.append(vlm_agreement(omega, clips))
-    else:
-        agreements += coupling_agreement(Bridge(xi, omega, CouplingNetwork.from_pretrained(coupling)), clips)
+    agreements = _agreements(xi, omega, bridge, clips, steps)
     console.print(agreement_table(agreements))
-    effects: list[Effect] = []
-    if concepts is not None:
-        for entry in ConceptBank.from_pretrained(concepts).entries:
-            effects += concept_effects(xi, f"{entry.pair.negative}:{entry.pair.positive}", entry.vector, seeds=seeds)
+    _write(out, agreements, [])
+    effects = _effects(xi, bank, seeds, steps) if bank else []
+    if effects:
         console.print(effect_table(effects))
     draw_sheets(xi, omega, out.parent, steps=steps)
-    _write(out, {"agreement": [asdict(a) for a in agreements], "effects": [asdict(e) for e in effects]})
+    _write(out, agreements, effects)
     console.print(f"written to {out}")
     return {"agreement": agreements, "effects": effects}
+
+
+def _agreements(
+    generator: GeneratorAdapter, vlm: VLMAdapter, bridge: Bridge | None, clips: int, steps: int
+) -> list[Agreement]:
+    """The rows of the first table; a bar shows how far they are."""
+    parts: list[Callable[[], list[Agreement]]] = [
+        lambda: [codec_agreement(generator, clips)],
+        lambda: [generator_agreement(generator, clips, steps=steps)],
+        lambda: coupling_agreement(bridge, clips) if bridge else [vlm_agreement(vlm, clips)],
+    ]
+    return [row for part in track(parts, "Held-out clips", transient=True) for row in part()]
+
+
+def _effects(generator: GeneratorAdapter, bank: ConceptBank, seeds: int, steps: int) -> list[Effect]:
+    """The rows of the second table; a bar shows how far they are."""
+    entries = track(bank.entries, "Concepts", transient=True)
+    return [row for e in entries for row in concept_effects(generator, e.pair.name, e.vector, seeds=seeds, steps=steps)]
 
 
 def agreement_table(rows: list[Agreement]) -> Table:
@@ -85,14 +121,13 @@ def effect_table(rows: list[Effect]) -> Table:
     table = Table("pair", "row", "flipped", "kept", "kept least", "whole at every φ", "Spearman", title="Effects (%)")
     for row in rows:
         whole = " ".join(f"{100 * share:.0f}" for share in row.whole)
-        rho = "" if row.spearman != row.spearman else f"{row.spearman:.3f}"
+        rho = "" if row.spearman is None else f"{row.spearman:.3f}"
         shares = (f"{100 * share:.1f}" for share in (row.flipped, row.kept, row.kept_worst))
         table.add_row(row.pair, row.row, *shares, whole, rho)
     return table
 
 
-def _write(out: Path, figures: dict[str, list[dict[str, object]]]) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    aside = out.with_suffix(".part")
-    aside.write_text(json.dumps({**figures, "torch": torch.__version__}, indent=1), encoding="utf-8")
-    aside.replace(out)
+def _write(out: Path, agreements: list[Agreement], effects: list[Effect]) -> None:
+    figures = {"agreement": [asdict(a) for a in agreements], "effects": [asdict(e) for e in effects]}
+    text = json.dumps({**figures, "torch": torch.__version__}, indent=1, allow_nan=False)
+    replace_file(out, lambda aside: aside.write_text(text, encoding="utf-8"))

@@ -42,7 +42,7 @@ class Effect:
         kept: Share of (seed, other factor) whose word is the same as at φ = 0, at the largest φ.
         kept_worst: The same for the factor that is kept least.
         whole: Share of whole objects at every φ asked for.
-        spearman: Mean over seeds of Spearman's ρ between φ and the target factor's value; NaN for a single φ.
+        spearman: Mean over seeds of Spearman's ρ between φ and the target factor's value; ``None`` for the ends alone.
     """
 
     pair: str
@@ -51,7 +51,7 @@ class Effect:
     kept: float
     kept_worst: float
     whole: tuple[float, ...]
-    spearman: float
+    spearman: float | None
 
 
 def agreement(source: str, words: Tensor, truth: Tensor, whole: Tensor | None = None) -> Agreement:
@@ -70,7 +70,7 @@ def codec_agreement(generator: GeneratorAdapter, clips: int = 512, seed: int = 1
     """The reader on held-out clips that went through encode and decode."""
     draws = torch.Generator().manual_seed(seed)
     scene = sample_scene(clips, draws, held_out=True)
-    readings = [read(generator.decode(generator.encode(v))) for v in _rendered(generator, scene, draws)]
+    readings = [read(generator.decode(generator.encode(v)).cpu()) for v in _rendered(generator, scene, draws)]
     return _read_agreement("encode and decode", readings, scene)
 
 
@@ -141,7 +141,7 @@ def concept_effects(
     """
     factor, source, target = _scenes(pair, seeds, seed)
     negative, positive = (generator.encode_text(s.captions()) for s in (source, target))
-    rows = {"learned q": vector, "ε+ − ε−": positive - negative}
+    rows = {"learned q": vector.to(negative), "ε+ − ε−": positive - negative}
     effects = []
     for row, direction in rows.items():
         readings = [_draw(generator, negative + f * direction, seed, steps) for f in phi]
@@ -196,7 +196,7 @@ def _draw(generator: GeneratorAdapter, condition: Tensor, seed: int, steps: int)
 
 def _generate(generator: GeneratorAdapter, condition: Tensor, draws: torch.Generator, steps: int) -> Tensor:
     noise = torch.randn(len(condition), *generator.latent_shape, generator=draws)
-    return generator.decode(sample(generator, condition, noise.to(condition), steps)).cpu()
+    return generator.decode(sample(generator, condition, noise.to(generator.device), steps)).cpu()
 
 
 def _effect(pair: str, row: str, factor: str, target: Scene, readings: list[Reading], phi: tuple[float, ...]) -> Effect:
@@ -216,7 +216,7 @@ def _effect(pair: str, row: str, factor: str, target: Scene, readings: list[Read
         kept=kept.mean().item(),
         kept_worst=kept.min().item(),
         whole=tuple(r.whole.float().mean().item() for r in readings),
-        spearman=rho.mean().item() if len(phi) > 2 else float("nan"),
+        spearman=rho.mean().item() if len(phi) > 2 else None,
     )
 
 
@@ -225,7 +225,7 @@ def _rendered(
 ) -> Iterator[Tensor]:
     for start in range(0, len(scene), size):
         part = Scene(scene.words[start : start + size], scene.values[start : start + size])
-        yield render(part, adapter.video.frames, adapter.video.height, draws)
+        yield render(part, adapter.video.frames, adapter.video.height, draws).to(adapter.device)
 
 
 def _batches(scene: Scene, size: int = 64) -> Iterator[list[str]]:

@@ -34,7 +34,7 @@ def draw_sheets(
     folder.mkdir(parents=True, exist_ok=True)
     draws = torch.Generator().manual_seed(seed)
     scene = sample_scene(clips, draws, held_out=True)
-    video = render(scene, generator.video.frames, generator.video.height, draws)
+    video = render(scene, generator.video.frames, generator.video.height, draws).to(generator.device)
     asked = [_label(caption) for caption in scene.captions()]
     half, fps = clips // 2, generator.video.fps
     pairs = torch.stack([video[:half], generator.decode(generator.encode(video[:half]))], 1).flatten(0, 1)
@@ -42,7 +42,7 @@ def draw_sheets(
     clip_rows(folder / CODEC, pairs, [x for label in asked[:half] for x in (label, after)], fps, dpi=DPI)
     condition = generator.encode_text(scene.captions())
     noise = torch.randn(clips, *generator.latent_shape, generator=draws)
-    drawn = generator.decode(sample(generator, condition, noise.to(condition), steps))
+    drawn = generator.decode(sample(generator, condition, noise.to(generator.device), steps))
     clip_rows(folder / GENERATED, drawn, asked, fps, dpi=DPI)
     said = [_label(caption) for caption in vlm.caption(vlm.encode(video))]
     clip_rows(folder / CAPTIONS, video, said, fps, dpi=DPI)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ import torch
 from transporter_pl.concepts.bank import Concept, ConceptBank
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.errors import TransporterError
+from transporter_pl.samples import Origin, VideoSpec
 
 
 @pytest.fixture
@@ -36,6 +38,18 @@ def test_saving_again_replaces(bank, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["bank"]
 
 
+@pytest.mark.parametrize("folder", ["my", "."])
+def test_what_else_is_in_the_folder_stays(bank, tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / folder / "cache").mkdir(parents=True)
+    (tmp_path / folder / "cache" / "shard").write_text("mine")
+    for _ in range(2):
+        bank.save(folder)
+    assert (tmp_path / folder / "cache" / "shard").read_text() == "mine"
+    assert {p.name for p in (tmp_path / folder).iterdir()} == {"cache", "concepts.json", "concepts.safetensors"}
+    assert len(ConceptBank.from_pretrained(folder).entries) == 2
+
+
 def test_unknown_pair_lists_the_known(bank):
     with pytest.raises(TransporterError, match="no 'up:down'; it holds left:right, red:blue"):
         bank["up:down"]
@@ -46,6 +60,26 @@ def test_other_backbones_are_refused(bank, tmp_path, generator, vlm):
     bank.save(tmp_path / "bank")
     with pytest.raises(TransporterError, match=r"made with the (generator|vlm) 'some/\w+', not 'other/"):
         ConceptBank.from_pretrained(tmp_path / "bank", generator, vlm)
+
+
+def test_other_weights_are_refused(bank, tmp_path):
+    replace(bank, generator_weights="w1", vlm_weights="w2").save(tmp_path / "bank")
+    back = ConceptBank.from_pretrained(tmp_path / "bank")
+    same = Origin("moved/wan", "moved/llama", VideoSpec(5, 32, 32), "w1", "w2")
+    back.check_weights(same)
+    with pytest.raises(TransporterError, match="generator: the concept bank was trained with other weights"):
+        back.check_weights(replace(same, generator_weights="w3"))
+    with pytest.raises(TransporterError, match="vlm: the concept bank was trained with other weights"):
+        back.check_weights(replace(same, vlm_weights="w3"))
+
+
+def test_a_bank_without_fingerprints_still_loads(bank, tmp_path):
+    bank.save(tmp_path)
+    described = json.loads((tmp_path / "concepts.json").read_text())
+    for name in ("generator_weights", "vlm_weights"):
+        del described[name]
+    (tmp_path / "concepts.json").write_text(json.dumps(described))
+    ConceptBank.from_pretrained(tmp_path).check_weights(Origin("a", "b", VideoSpec(5, 32, 32), "w1", "w2"))
 
 
 def test_a_folder_that_is_no_bank(bank, tmp_path):

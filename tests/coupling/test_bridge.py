@@ -10,6 +10,7 @@ from transporter_pl.coupling.config import CouplingConfig
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.encoding import reencode
 from transporter_pl.errors import TransporterError
+from transporter_pl.origin import origin_of
 from transporter_pl.samples import Origin, VideoSpec
 
 VIDEO = VideoSpec(2, 4, 4)
@@ -29,7 +30,7 @@ class LinearGenerator(GeneratorAdapter):
     def decode(self, latents):
         return self.decoder(latents.flatten(1)).sigmoid().view(-1, 2, 3, 4, 4)
 
-    from_pretrained = save = encode = encode_text = velocity = schedule = None
+    from_pretrained = shapes_of = save = encode = encode_text = velocity = schedule = None
 
 
 class LinearVLM(VLMAdapter):
@@ -44,7 +45,7 @@ class LinearVLM(VLMAdapter):
     def encode(self, video):
         return self.encoder(video.flatten(1)).view(-1, *TOKENS)
 
-    from_pretrained = save = logits = caption = token_ids = text = None
+    from_pretrained = token_shape_of = save = logits = caption = token_ids = text = None
 
 
 def network(source="reencoded", origin=ORIGIN, **shapes):
@@ -75,6 +76,23 @@ def test_gradients_reach_the_latents_and_no_weight(source):
     assert (latents.grad != 0).all()
     assert (condition.grad != 0).any()
     assert not any(p.requires_grad for p in bridge.parameters())
+
+
+def test_tokens_are_of_the_vlm_s_type():
+    bridge = Bridge(LinearGenerator(), LinearVLM().bfloat16(), network("latents"))
+    latents, condition = torch.randn(2, *LATENTS), torch.randn(2, *CONDITION)
+    assert bridge.couple(latents.bfloat16(), condition.bfloat16()).tokens.dtype == torch.float32
+    assert bridge.tokens(latents, condition).dtype == torch.bfloat16
+
+
+def test_weights_trained_anew_under_the_same_name_are_refused():
+    generator, vlm = LinearGenerator(), LinearVLM()
+    made = origin_of(generator, vlm)
+    assert Bridge(generator, vlm, network(origin=made)).origin == made
+    with pytest.raises(TransporterError, match=f"generator: .*network was trained .* {made.generator_weights}, not"):
+        Bridge(LinearGenerator(), vlm, network(origin=made))
+    with pytest.raises(TransporterError, match=f"vlm: .*network was trained .* {made.vlm_weights}, not"):
+        Bridge(generator, LinearVLM(), network(origin=made))
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,16 @@ def test_shapes(patch, source, transport):
     assert (coupled.plan is None) == (transport != "zeta")
 
 
+@pytest.mark.parametrize("source", ["reencoded", "latents"])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+def test_inputs_may_be_of_another_type_than_the_network(source, kind):
+    phi = network(source=source).to(kind)
+    other = torch.float32 if kind == torch.bfloat16 else torch.bfloat16
+    latents, condition, reencoded = (x.to(other) for x in clips())
+    coupled = phi(latents, condition, reencoded if phi.needs_reencoded else None)
+    assert {x.dtype for x in (coupled.first, coupled.second, coupled.tokens)} == {kind}
+
+
 def test_parts():
     config = CouplingConfig.of(SHAPES, CouplingOptions(**SMALL))
     latents, condition, reencoded = clips()

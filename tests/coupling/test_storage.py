@@ -11,7 +11,7 @@ from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Origin, VideoSpec
 
-ORIGIN = Origin("hub/generator", "hub/vlm", VideoSpec(9, 64, 64, 8.0))
+ORIGIN = Origin("hub/generator", "hub/vlm", VideoSpec(9, 64, 64, 8.0), "w1", "w2")
 CONFIG = CouplingConfig(
     latent_shape=(4, 2, 4, 4),
     condition_shape=(3, 6),
@@ -43,6 +43,14 @@ def test_round_trip(folder):
     network.save(again)
     for name in ("config.json", "coupling.safetensors"):
         assert (again / name).read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_folder_without_fingerprints_still_loads(folder):
+    described = json.loads((folder / "config.json").read_text())
+    for name in ("generator_weights", "vlm_weights"):
+        del described["origin"][name]
+    (folder / "config.json").write_text(json.dumps(described))
+    assert CouplingNetwork.from_pretrained(folder).origin == Origin(ORIGIN.generator, ORIGIN.vlm, ORIGIN.video)
 
 
 def test_the_same_tokens_come_out(folder):

@@ -13,7 +13,7 @@ from transporter_pl.loading import BackboneSpec
 from transporter_pl.samples import Encoded, Origin, Shapes, VideoSpec
 
 SHAPES = Shapes(latents=(2, 1, 3, 3), condition=(4, 5), tokens=(6, 7))
-KEY = CacheKey(BackboneSpec("wan", "a"), BackboneSpec("vl", "b"), VideoSpec(5, 32, 32), clips="c1", weights="w1")
+KEY = CacheKey(BackboneSpec("wan", "a"), BackboneSpec("vl", "b"), VideoSpec(5, 32, 32), "c1", "w1", "w2")
 
 
 def _encoded(names, seed=0, dtype=torch.float32):
@@ -98,7 +98,8 @@ def test_one_index_is_a_batch_of_one(folder, batches):
         (replace(KEY, vlm=replace(KEY.vlm, dtype="bfloat16")), "vlm.dtype = 'float32', not 'bfloat16'"),
         (replace(KEY, video=replace(KEY.video, fps=9.0)), "video.fps = 8.0, not 9.0"),
         (replace(KEY, clips="c2"), "clips = 'c1', not 'c2'"),
-        (replace(KEY, weights="w2"), "weights = 'w1', not 'w2'"),
+        (replace(KEY, generator_weights="w3"), "generator_weights = 'w1', not 'w3'"),
+        (replace(KEY, vlm_weights="w3"), "vlm_weights = 'w2', not 'w3'"),
     ],
 )
 def test_another_key_is_refused_by_its_field(other, field, folder):
@@ -107,7 +108,7 @@ def test_another_key_is_refused_by_its_field(other, field, folder):
             refuse(folder, other)
         assert field in str(error.value)
     check_key(folder, KEY)
-    check_key(folder, replace(KEY, weights=""))  # not known yet
+    check_key(folder, replace(KEY, generator_weights="", vlm_weights=""))  # not known yet
 
 
 def test_what_is_no_cache_is_left_alone(tmp_path):
@@ -218,8 +219,8 @@ def test_one_clip_can_not_be_split(tmp_path):
 def test_loaders_give_every_clip_once(workers, folder):
     data = CacheDataModule(folder, batch_size=4, val_fraction=0.5, num_workers=workers)
     ids = data.cache.ids
-    validation = [name for batch in data.val_dataloader() for name in batch.ids]
-    assert validation == [ids[i] for i in data.split[1]]
+    for held_out in (data.val_dataloader(), data.test_dataloader()):
+        assert [name for batch in held_out for name in batch.ids] == [ids[i] for i in data.split[1]]
     loader = data.train_dataloader()
     for _ in range(2):
         batches = list(loader)
@@ -258,7 +259,16 @@ def test_token_statistics_are_those_of_the_training_clips(tmp_path):
 def test_shapes_and_origin_are_those_of_the_cache(folder):
     data = CacheDataModule(folder)
     assert data.shapes == SHAPES
-    assert data.origin == Origin("a", "b", KEY.video)
+    assert data.origin == Origin("a", "b", KEY.video, "w1", "w2")
+
+
+def test_a_cache_with_one_fingerprint_of_both_models_still_loads(folder):
+    index = json.loads((folder / "index.json").read_text())
+    for name in ("generator_weights", "vlm_weights"):
+        del index["key"][name]
+    index["key"]["weights"] = "w"
+    (folder / "index.json").write_text(json.dumps(index))
+    assert CacheDataModule(folder).origin == Origin("a", "b", KEY.video)
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,12 @@ from transporter_pl.datamodules import encode as encoding
 from transporter_pl.datamodules.cache import LatentCache
 from transporter_pl.datamodules.cache_files import TENSORS, CacheWriter
 from transporter_pl.datamodules.clips import join
-from transporter_pl.datamodules.encode import encode_videos, weights_fingerprint
+from transporter_pl.datamodules.encode import encode_videos
 from transporter_pl.datamodules.shapemotion.files import write_clips
 from transporter_pl.datamodules.vatex import VatexClips
 from transporter_pl.errors import TransporterError
 from transporter_pl.loading import load_generator, load_vlm
+from transporter_pl.origin import weights_fingerprint
 
 CLIPS = 7
 BATCH = 3
@@ -91,7 +92,7 @@ def test_the_key_says_what_made_the_cache(rendered, tiny, uninterrupted):
     assert (key.generator, key.vlm, key.video) == (tiny.generator, tiny.vlm, tiny.video)
     assert key.clips == _data(rendered, tiny).fingerprint
     xi, omega = load_generator(tiny.generator, tiny.video), load_vlm(tiny.vlm, tiny.video)
-    assert key.weights == weights_fingerprint(xi, omega)
+    assert (key.generator_weights, key.vlm_weights) == (weights_fingerprint(xi), weights_fingerprint(omega))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -245,8 +246,20 @@ def test_other_weights_under_the_same_path_are_refused(which, rendered, tiny, tm
     _encode(_data(rendered, tiny), models, tmp_path / "out")
     _encode(_data(rendered, tiny), models, tmp_path / "out")
     _train(copy)
-    with pytest.raises(TransporterError, match="was made with weights = "):
+    with pytest.raises(TransporterError, match=f"was made with {which}_weights = "):
         _encode(_data(rendered, tiny), models, tmp_path / "out")
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_an_index_without_shards_binds_nobody(rendered, tiny, uninterrupted, tmp_path, monkeypatch):
+    """A run with other settings stopped before its first shard."""
+    with monkeypatch.context() as patch:
+        _interrupt_reading(patch, 0)
+        with pytest.raises(KeyboardInterrupt):
+            _encode(_data(rendered, replace(tiny, video=replace(tiny.video, fps=4.0))), tiny, tmp_path)
+    assert json.loads((tmp_path / "index.json").read_text())["key"]["video"]["fps"] == 4
+    _encode(_data(rendered, tiny), tiny, tmp_path)
+    _assert_same(LatentCache(tmp_path), uninterrupted)
 
 
 def test_other_clips_are_refused(folder, tiny, uninterrupted):
@@ -259,6 +272,14 @@ def test_other_models_are_refused_before_they_are_loaded(rendered, tiny, uninter
     absent = replace(tiny, vlm=replace(tiny.vlm, path="/none"))
     with pytest.raises(TransporterError, match=r"was made with vlm\.path = .*, not '/none'"):
         _encode(_data(rendered, tiny), absent, uninterrupted.folder)
+
+
+def test_a_vlm_is_refused_before_the_generator_is_loaded(rendered, tiny, tmp_path):
+    bare = shutil.copytree(tiny.generator.path, tmp_path / "wan", ignore=shutil.ignore_patterns("*.safetensors"))
+    models = replace(tiny, generator=replace(tiny.generator, path=str(bare)), vlm=replace(tiny.vlm, name="video_llama"))
+    with pytest.raises(TransporterError, match="vlms: unknown name 'video_llama'"):
+        _encode(_data(rendered, tiny), models, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("size", [0, -1])

@@ -1,4 +1,6 @@
 import math
+import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,8 +8,10 @@ import torch
 from transporter_pl.concepts.bank import Concept, ConceptBank
 from transporter_pl.concepts.divergences import hellinger
 from transporter_pl.concepts.pairs import Pair
+from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.explainer import Explainer
+from transporter_pl.samples import Origin, VideoSpec
 
 CAPTION = "a red oval moves left slowly"
 
@@ -81,6 +85,35 @@ def test_divergence_counts_from_zero_though_it_is_not_asked_for(explainer, expla
     torch.testing.assert_close(alone.coupled.divergence, explanation.coupled.divergence[2:], atol=1e-3, rtol=1e-2)
 
 
+@pytest.mark.parametrize("phi", [(0.0, 0.5, 1.0), (0.5, 1.0)])
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_batches_change_nothing_but_rounding(explainer, explanation, phi, batch_size):
+    parts = explainer.explain(CAPTION, "left:right", phi=phi, seed=7, steps=3, batch_size=batch_size)
+    rows = slice(3 - len(phi), 3)
+    torch.testing.assert_close(parts.video, explanation.video[rows], atol=1e-4, rtol=1e-4)
+    for one, two in ((parts.coupled, explanation.coupled), (parts.reencoded, explanation.reencoded)):
+        assert one.captions == two.captions[rows]
+        torch.testing.assert_close(one.positive, two.positive[rows], atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(one.divergence, two.divergence[rows], atol=1e-3, rtol=1e-2)
+
+
+def test_every_step_of_every_batch_passes_by(explainer, capsys):
+    times = []
+
+    def watch(steps):
+        for t, z in steps:
+            times.append((t, len(z)))
+            yield t, z
+
+    explainer.explain(CAPTION, "left:right", seed=7, steps=2, batch_size=3, watch=watch)
+    first, second = times[:3], times[3:]
+    assert (
+        [t for t, _ in first] == [t for t, _ in second] == [*explainer.bridge.generator.schedule(2).times.tolist(), 0]
+    )
+    assert [n for _, n in times] == [3] * 3 + [2] * 3
+    assert capsys.readouterr().out == ""  # no bar unless it is asked for
+
+
 def test_several_concepts(explainer, explanation):
     both = explainer.explain(
         CAPTION, "left:right", phi=(0.0, 1.0), seed=7, steps=3, also=[explainer.modulation("red:blue", 1.0)]
@@ -101,6 +134,9 @@ def test_several_concepts(explainer, explanation):
         ({"phi": []}, "phi: no value"),
         ({"frames": (1.0, 1.0, 1.0)}, "3 weights for 2 latent frames"),
         ({"window": (0.5, 0.1)}, "window: .* is empty"),
+        ({"steps": 0}, "steps: 0 is too small"),
+        ({"guidance": 0.5}, "guidance: 0.5 is too small"),
+        ({"batch_size": 0}, "batch_size: 0 is too small"),
     ],
 )
 def test_bad_input_is_refused_before_sampling(explainer, monkeypatch, change, message):
@@ -122,3 +158,41 @@ def test_a_bank_of_another_generator(tiny, tiny_coupling, explainer, bank, tmp_p
 def test_one_seed_a_caption(explainer):
     with pytest.raises(TransporterError, match="seeds: 1 for 2 captions"):
         explainer.latents([CAPTION] * 2, [0])
+
+
+@pytest.fixture
+def bare(tiny, tmp_path):
+    """The generator without its weights."""
+    path = shutil.copytree(tiny.generator.path, tmp_path / "wan", ignore=shutil.ignore_patterns("*.safetensors"))
+    return replace(tiny.generator, path=str(path))
+
+
+def test_a_coupling_of_another_geometry_is_refused_before_weights_are_read(tiny, tiny_coupling, bank, bare, tmp_path):
+    network = CouplingNetwork.from_pretrained(tiny_coupling)
+    network.origin = Origin(bare.path, tiny.vlm.path, VideoSpec(9, 32, 32))
+    network.save(tmp_path / "coupling")
+    bank.save(tmp_path / "bank")
+    with pytest.raises(TransporterError, match=r"video: .* trained for 9 frames .*, not 5 frames"):
+        Explainer.from_pretrained(bare, tiny.vlm, tmp_path / "coupling", tmp_path / "bank", tiny.video)
+
+
+def test_a_vector_that_does_not_fit_is_refused_before_weights_are_read(tiny, tiny_coupling, bank, bare, tmp_path):
+    longer = replace(bank, entries=(replace(bank.entries[0], vector=torch.zeros(99, 16)),))
+    longer.save(tmp_path / "bank")
+    with pytest.raises(TransporterError, match=r"vector of 'left:right' is \(99, 16\)"):
+        Explainer.from_pretrained(bare, tiny.vlm, tiny_coupling, tmp_path / "bank", tiny.video)
+
+
+def test_a_device_that_is_not_there(tiny, tiny_coupling, bank, bare, tmp_path):
+    bank.save(tmp_path / "bank")
+    with pytest.raises(TransporterError, match="device: 'graphics' is not there"):
+        Explainer.from_pretrained(bare, tiny.vlm, tiny_coupling, tmp_path / "bank", tiny.video, "graphics")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu(tiny, tiny_coupling, bank, explanation, tmp_path):
+    bank.save(tmp_path / "bank")
+    there = Explainer.from_pretrained(tiny.generator, tiny.vlm, tiny_coupling, tmp_path / "bank", tiny.video, "auto")
+    assert {p.device.type for p in there.bridge.parameters()} == {"cuda"}
+    found = there.explain(CAPTION, "left:right", phi=(0.0, 0.5, 1.0), seed=7, steps=3)
+    torch.testing.assert_close(found.video, explanation.video, atol=0.02, rtol=0)

@@ -24,5 +24,11 @@ def explanation():
         positive=torch.tensor([0.02, 0.4, 0.91]),
         divergence=torch.tensor([0.0, 0.45, 0.88]),
     )
-    caption = "a red oval moves left"
-    return Explanation(Pair("red", "green"), caption, 7, torch.tensor(PHI), video, reading, reading)
+    decoded = Reading(
+        captions=("a crimson oval", "an amber oval", "an olive oval"),
+        negative=torch.tensor([0.8, 0.2, 0.1]),
+        positive=torch.tensor([0.031, 0.412, 0.873]),
+        divergence=torch.tensor([0.0, 0.4, 0.8]),
+    )
+    context = "a scattered {} oval moves left"
+    return Explanation(Pair("red", "green"), context, 7, torch.tensor(PHI), video, reading, decoded)

@@ -70,6 +70,25 @@ def test_page_says_what_was_measured(report, explanation):
         assert word in text, word
 
 
+def test_the_pair_stands_in_its_slot(report, explanation):
+    """Not in the first word that happens to hold its letters."""
+    assert explanation.caption == "a scattered red oval moves left"
+    page = report[0].read_text(encoding="utf-8")
+    assert 'a scattered <b class="negative">red</b>→<b class="positive">green</b> oval moves left' in page
+
+
+def test_the_table_shows_both_routes(report):
+    document = Document(report[0].read_text(encoding="utf-8"))
+    assert sum(tag == "th" for tag, _ in document.tags) == 6 + 3
+    heads = "P(green) through Φ P(green) decoded and re-encoded Δϑ caption through Φ caption decoded and re-encoded"
+    assert heads in document.text
+    for row in (
+        "0.5 0.400 0.412 0.450 a <yellow> oval & more an amber oval",
+        "1 0.910 0.873 0.880 a green oval an olive",
+    ):
+        assert row in document.text
+
+
 def test_page_is_accessible(report):
     document = Document(report[0].read_text(encoding="utf-8"))
     for tag, attributes in document.tags:

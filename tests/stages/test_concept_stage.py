@@ -1,3 +1,6 @@
+import shutil
+from dataclasses import replace
+
 import lightning as L  # noqa: N812
 import pytest
 import torch
@@ -10,7 +13,7 @@ from transporter_pl.concepts.pairs import Pair
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.explainer import Explainer
 from transporter_pl.loading import load_generator
-from transporter_pl.samples import Encoded
+from transporter_pl.samples import Encoded, Origin, VideoSpec
 from transporter_pl.stages.concept import ConceptStage
 
 PAIRS = [
@@ -42,8 +45,9 @@ def trainer(folder, **options):
 class Clips(L.LightningDataModule):
     """Two encoded clips, over and over."""
 
-    def __init__(self, latent_shape):
+    def __init__(self, latent_shape, origin):
         super().__init__()
+        self.origin = origin
         latents = torch.randn(2, *latent_shape, generator=torch.Generator().manual_seed(0))
         captions = ("a red oval moves left", "a blue oval moves right")
         self.batch = Encoded(("0", "1"), captions, latents, latents, latents, latents)
@@ -98,7 +102,8 @@ def test_difference_starts_at_the_minimum_of_one(arguments, tmp_path):
 
 
 def test_data_trajectories(arguments, tiny, tmp_path):
-    clips = Clips(load_generator(tiny.generator, tiny.video).latent_shape)
+    origin = Origin("moved/to/wan", "another/vlm", tiny.video)  # the VLM has no part in the latents
+    clips = Clips(load_generator(tiny.generator, tiny.video).latent_shape, origin)
     stage = ConceptStage(**{**arguments, "trajectory": "data", "pairs": [Pair("left", "right")], "noise_seeds": 2})
     trainer(tmp_path, enable_checkpointing=False).fit(stage, datamodule=clips)
     assert stage.global_step == 3
@@ -108,6 +113,28 @@ def test_data_trajectories(arguments, tiny, tmp_path):
     assert (tmp_path / "bank/concepts.json").is_file()
     with pytest.raises(TransporterError, match="'data' needs clips"):
         trainer(tmp_path).fit(ConceptStage(**{**arguments, "trajectory": "data"}))
+
+
+@pytest.mark.parametrize(
+    ("origin", "message"),
+    [
+        (Origin("Wan-AI/Wan2.1", "vlm", VideoSpec(5, 32, 32)), r"generator: .* made with Wan2\.1, not wan; use that"),
+        (Origin("x/wan", "vlm", VideoSpec(5, 32, 32, 4)), "video: .* at 4 fps, not .* at 8 fps; use that, or encode"),
+        (Origin("x/wan", "vlm", VideoSpec(9, 32, 32)), "video: .* with 9 frames .*, not 5 frames"),
+        (None, "data: Clips does not say which generator"),
+    ],
+)
+def test_latents_of_something_else_are_refused(arguments, tmp_path, origin, message):
+    stage = ConceptStage(**{**arguments, "trajectory": "data", "pairs": [Pair("left", "right")]})
+    with pytest.raises(TransporterError, match=message):
+        trainer(tmp_path).fit(stage, datamodule=Clips((4, 2, 2, 2), origin))
+
+
+def test_a_vlm_is_refused_before_the_generator_is_loaded(arguments, tiny, tmp_path):
+    bare = shutil.copytree(tiny.generator.path, tmp_path / "wan", ignore=shutil.ignore_patterns("*.safetensors"))
+    models = {"generator": replace(tiny.generator, path=str(bare)), "vlm": replace(tiny.vlm, path="/none")}
+    with pytest.raises(TransporterError, match="/none"):
+        trainer(tmp_path).fit(ConceptStage(**{**arguments, **models}))
 
 
 def test_a_checkpoint_holds_the_vectors_alone(arguments, tmp_path):
@@ -142,6 +169,7 @@ def test_the_same_seed_gives_the_same_vectors(arguments, tmp_path):
         ({"pairs": []}, "pairs: none"),
         ({"pairs": [PAIRS[0], PAIRS[0]]}, "each once"),
         ({"steps": 0}, "steps: 0 is too small"),
+        ({"guidance": 0.5}, "guidance: 0.5 is too small"),
         ({"shape": "matrix"}, "shape: unknown choice 'matrix'; choose sequence or vector"),
         ({"divergence": "helinger"}, "Did you mean 'hellinger'"),
     ],
@@ -189,7 +217,7 @@ class Linear(GeneratorAdapter):
     """v = A z + t B ε: Δv is the same everywhere, so q = ε+ − ε− is the exact minimiser for every φ."""
 
     latent_shape, condition_shape, guidance_scale = (2, 1, 1, 1), (3, 2), 1.0
-    from_pretrained = save = encode = decode = encode_text = schedule = None
+    from_pretrained = shapes_of = save = encode = decode = encode_text = schedule = None
 
     def __init__(self):
         super().__init__()

@@ -1,5 +1,6 @@
 """Stage 1 as users run it: through the Trainer, through the command line's parser, and back from checkpoints."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L  # noqa: N812
@@ -11,7 +12,9 @@ from transporter_pl.commands.stages import run
 from transporter_pl.coupling.config import CouplingOptions
 from transporter_pl.coupling.losses import LossWeights
 from transporter_pl.coupling.network import CouplingNetwork
+from transporter_pl.datamodules.cache_files import CacheKey, CacheWriter
 from transporter_pl.errors import TransporterError
+from transporter_pl.loading import BackboneSpec
 from transporter_pl.samples import Encoded, Origin, Shapes, VideoSpec
 from transporter_pl.stages.coupling import CouplingStage, warmup_cosine
 
@@ -134,6 +137,53 @@ def test_the_command_line_links_the_shapes_and_its_checkpoints_load(tmp_path, mo
     assert loaded.network.config.transport_options == {"projections": 4}
     assert loaded.weights == LossWeights(second=0.5)
     run(["validate", *common, *network, f"--ckpt_path={checkpoint(tmp_path)}"])
+
+
+@pytest.mark.parametrize("ask", ["validate", "test"])
+def test_an_untrained_network_is_not_measured(tmp_path, ask):
+    with pytest.raises(TransporterError, match="ckpt_path: missing"):
+        getattr(trainer(tmp_path), ask)(stage(), datamodule=RandomEncodings())
+    fitted = stage()
+    trainer(tmp_path).fit(fitted, datamodule=RandomEncodings())
+    getattr(trainer(tmp_path), ask)(fitted, datamodule=RandomEncodings())
+
+
+def test_tokens_may_be_standardised_already(tmp_path):
+    data = RandomEncodings()
+    data.token_statistics = lambda: (torch.zeros(8), torch.ones(8))
+    trainer(tmp_path).fit(stage(), datamodule=data)
+    assert (tmp_path / "coupling").is_dir()
+
+
+@pytest.fixture
+def cache(tmp_path):
+    """A latent cache in half precision, as large backbones write it."""
+    backbones = BackboneSpec("wan", "hub/generator", "bfloat16"), BackboneSpec("video_llama3", "hub/vlm", "bfloat16")
+    writer = CacheWriter(tmp_path / "cache", CacheKey(*backbones, ORIGIN.video, "clips", "w1", "w2"))
+    batch = RandomEncodings().batch(list(range(12)))
+    tensors = {name: getattr(batch, name).bfloat16() for name in ("latents", "condition", "tokens", "reencoded")}
+    writer.add(replace(batch, **tensors), [], 12)
+    writer.finish()
+    return tmp_path / "cache"
+
+
+def test_the_packaged_config_fits_validates_and_tests(cache, tmp_path, capsys):
+    from transporter_pl.cli import main
+
+    smaller = ["width=16", "heads=2", "mixer_layers=1", "transformer_layers=1", "transport_options.projections=4"]
+    arguments = [
+        *["--config", "coupling/base.yaml", f"--data.path={cache}", "--data.batch_size=2"],
+        *["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"],
+        *[f"--trainer.default_root_dir={tmp_path}", *(f"--model.network.{option}" for option in smaller)],
+    ]
+    assert main(["fit", *arguments]) == 0
+    made = CouplingNetwork.from_pretrained(tmp_path / "coupling")
+    assert made.origin == replace(ORIGIN, generator_weights="w1", vlm_weights="w2")
+    for command, figure in (("validate", "val/total"), ("test", "test/total")):
+        assert main([command, *arguments]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith("error: ckpt_path: missing")
+        assert main([command, *arguments, f"--ckpt_path={checkpoint(tmp_path)}"]) == 0
+        assert figure in capsys.readouterr().out
 
 
 def test_bfloat16(tmp_path):

@@ -74,7 +74,7 @@ def commands(budget: Budget, folder: Path, seed: int) -> Iterator[list[str]]:
     trained = ["--data.path", cache, "--model.export", coupling, "--trainer.max_steps", budget.coupling_steps]
     yield _line("fit", "coupling", *trained, *_run_in(folder / "runs" / "coupling", seed))
     learned = ["--model.coupling", coupling, "--model.export", concepts, "--model.steps", budget.concept_steps]
-    yield _line("fit", "concept", *learned, *_run_in(folder / "runs" / "concept", seed))
+    yield _line("fit", "concept", *learned, "--model.seed", seed, *_run_in(folder / "runs" / "concept", seed))
     for pair in budget.pairs:
         sweep = ["--pair", pair, "--phi", 0, 0.25, 0.5, 0.75, 1, "--seed", seed]
         yield _line("explain", "explain", *sweep, *models, "--out", page_folder(folder, pair))

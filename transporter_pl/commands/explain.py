@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.progress import track
 
 from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.explainer import SWEEP, Explainer
+from transporter_pl.explain.sampler import check_counts
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.report.folder import write_report
 from transporter_pl.samples import VideoSpec
@@ -31,6 +34,8 @@ def explain(
     steps: int = 20,
     guidance: float | None = None,
     prompt: str | None = None,
+    batch_size: int = 8,
+    device: str = "auto",
 ) -> Path:
     """Draw videos between two words, and ask the VLM about each of them.
 
@@ -49,14 +54,17 @@ def explain(
         steps: Denoising steps.
         guidance: Guidance scale; left out, the generator's own.
         prompt: Question to the VLM; left out, its own.
+        batch_size: Videos drawn at once; fewer need less memory.
+        device: ``cpu``, ``cuda``, …; ``auto`` takes the GPU if there is one.
 
     Returns:
         The page.
 
     Raises:
-        TransporterError: Before any model is loaded, if the pair, φ or the caption is wrong.
+        TransporterError: Before any model is loaded, if the pair, φ, the caption or a count is wrong.
     """
     check_sweep(phi)
+    check_counts(steps=steps, guidance=guidance, batch_size=batch_size)
     words = Pair.parse(pair)
     if caption is not None:
         words.context(caption)
@@ -64,8 +72,18 @@ def explain(
     if caption is None and not contexts:
         msg = f"caption: the bank holds no caption for {pair!r}; give one with the word {words.negative!r}"
         raise TransporterError(msg)
-    explainer = Explainer.from_pretrained(generator, vlm, coupling, concepts, video)
-    found = explainer.explain(caption or contexts[0], words.name, phi, seed, steps, guidance, prompt)
+    explainer = Explainer.from_pretrained(generator, vlm, coupling, concepts, video, device)
+    found = explainer.explain(
+        caption or contexts[0],
+        words.name,
+        phi,
+        seed,
+        steps,
+        guidance,
+        prompt,
+        batch_size=batch_size,
+        watch=partial(track, description="Denoising", total=steps + 1, transient=True),
+    )
     made_with = [("generator", generator.path), ("VLM", vlm.path), ("denoising steps", str(steps))]
     page = write_report(out, found, video.fps, made_with)
     Console().print(f"[bold]{page}[/bold]", soft_wrap=True)

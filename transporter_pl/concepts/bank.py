@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -14,6 +13,9 @@ from torch import Tensor
 
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.errors import TransporterError
+from transporter_pl.files import replace_file
+from transporter_pl.origin import check_weights
+from transporter_pl.samples import Origin
 
 VECTORS, DESCRIPTION = "concepts.safetensors", "concepts.json"
 
@@ -50,14 +52,18 @@ class ConceptBank:
     Attributes:
         generator: Source of the generator: hub id or folder.
         vlm: Source of the VLM.
-        coupling: Folder of Φ, through which Δϑ was measured.
+        coupling: Folder of Φ, through which Δϑ was measured; a note, as the vectors belong to the generator.
         entries: The concepts.
+        generator_weights: Fingerprint of the generator's weights; empty where it is not known.
+        vlm_weights: The same of the VLM's.
     """
 
     generator: str
     vlm: str
     coupling: str
     entries: tuple[Concept, ...]
+    generator_weights: str = ""
+    vlm_weights: str = ""
 
     def __getitem__(self, pair: str | Pair) -> Concept:
         """The concept of a pair, given as such or as "left:right".
@@ -73,21 +79,14 @@ class ConceptBank:
         return found[name]
 
     def save(self, folder: str | Path) -> None:
-        """Write ``concepts.safetensors`` and ``concepts.json``; the folder appears, or changes, only as a whole."""
+        """Write ``concepts.safetensors`` and ``concepts.json``; each file appears, or changes, only as a whole."""
         folder = Path(folder)
-        aside, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
-        for left in (aside, old):
-            shutil.rmtree(left, ignore_errors=True)
-        aside.mkdir(parents=True)
-        save_file({c.pair.name: c.vector.detach().cpu().contiguous() for c in self.entries}, aside / VECTORS)
-        description = {"generator": self.generator, "vlm": self.vlm, "coupling": self.coupling}
+        vectors = {c.pair.name: c.vector.detach().cpu().contiguous() for c in self.entries}
+        made_with = {name: value for name, value in vars(self).items() if name != "entries"}
         concepts = [_described(c) for c in self.entries]
-        text = json.dumps({**description, "concepts": concepts}, indent=1, ensure_ascii=False)
-        (aside / DESCRIPTION).write_text(text, encoding="utf-8")
-        if folder.exists():
-            folder.replace(old)
-        aside.replace(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        text = json.dumps({**made_with, "concepts": concepts}, indent=1, ensure_ascii=False)
+        replace_file(folder / VECTORS, lambda aside: save_file(vectors, aside))
+        replace_file(folder / DESCRIPTION, lambda aside: aside.write_text(text, encoding="utf-8"))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, generator: str | None = None, vlm: str | None = None) -> ConceptBank:
@@ -117,6 +116,14 @@ class ConceptBank:
                 msg += "train the bank anew"
                 raise TransporterError(msg)
         return bank
+
+    def check_weights(self, origin: Origin) -> None:
+        """Compare the loaded backbones' weights with those that the vectors were learned with.
+
+        Raises:
+            TransporterError: If the weights of one differ (names it).
+        """
+        check_weights("concept bank", (self.generator_weights, self.vlm_weights), origin)
 
 
 def _described(concept: Concept) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from transporter_pl.concepts.trajectories import (
     points_at,
 )
 from transporter_pl.coupling.bridge import Bridge
+from transporter_pl.errors import TransporterError
 
 CHUNK = 16  # points whose clean estimates are read at once
 
@@ -34,7 +35,7 @@ class Teacher:
         pair_of: Index of every context's pair, (E,).
 
     Raises:
-        TransporterError: If a pair is no contrast to the VLM.
+        TransporterError: If a pair is no contrast to the VLM, or none to the generator.
     """
 
     def __init__(self, bridge: Bridge, pairs: Sequence[Pair], settings: Sequence[Setting]) -> None:
@@ -45,6 +46,11 @@ class Teacher:
                 [bridge.generator.encode_text(list(pairs[s.pair].captions(s.context))) for s in settings]
             )
         self.pair_of = torch.tensor([s.pair for s in settings])
+        for (negative, positive), setting in zip(self.ends, settings, strict=True):
+            if torch.allclose(negative, positive):  # a batch's rows may differ in their last bits
+                msg = f"pair: the generator sees no contrast in {pairs[setting.pair].name!r} in {setting.context!r}; "
+                msg += "choose words that its text encoder tells apart, in a caption that is not cut off before them"
+                raise TransporterError(msg)
 
     def to(self, device: torch.device) -> None:
         """Move models and conditions."""

@@ -11,7 +11,8 @@ from transporter_pl.adapters import GeneratorAdapter, VLMAdapter
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.encoding import reencode
 from transporter_pl.errors import TransporterError
-from transporter_pl.samples import Coupled
+from transporter_pl.origin import check_weights, origin_of
+from transporter_pl.samples import Coupled, Origin, Shapes
 
 
 class Bridge(nn.Module):
@@ -22,13 +23,19 @@ class Bridge(nn.Module):
         vlm: Ω.
         network: Φ, trained for both.
 
+    Attributes:
+        origin: The two backbones, with fingerprints of their weights.
+
     Raises:
-        TransporterError: If Φ was trained for other backbones, another geometry or other shapes (names both).
+        TransporterError: If Φ was trained for other backbones or other weights of theirs, another geometry or other
+            shapes (names both).
     """
 
     def __init__(self, generator: GeneratorAdapter, vlm: VLMAdapter, network: CouplingNetwork) -> None:
         super().__init__()
-        _check(generator, vlm, network)
+        self.origin = origin_of(generator, vlm)
+        shapes = Shapes(generator.latent_shape, generator.condition_shape, vlm.token_shape)
+        check_fit(network, self.origin, shapes)
         self.generator, self.vlm = generator, vlm
         self.network = network.requires_grad_(False).eval()
 
@@ -44,26 +51,39 @@ class Bridge(nn.Module):
 
     def tokens(self, latents: Tensor, condition: Tensor) -> Tensor:
         """z_Ξ (B, C, T', H', W') and π_Ξ (B, L, D_c) → z̃_Ω (B, N, D), for ``vlm.logits`` and ``vlm.caption``."""
-        return self.couple(latents, condition).tokens
+        return self.couple(latents, condition).tokens.to(self.vlm.dtype)
 
 
-def _check(generator: GeneratorAdapter, vlm: VLMAdapter, network: CouplingNetwork) -> None:
-    config, origin = network.config, network.origin
+def check_fit(network: CouplingNetwork, origin: Origin, shapes: Shapes) -> None:
+    """Compare Φ with two backbones, of which no more than names and shapes need be known.
+
+    Args:
+        network: Φ.
+        origin: The backbones that it shall serve, and their geometry; weights are compared where both know theirs.
+        shapes: What they give.
+
+    Raises:
+        TransporterError: If Φ was trained for other backbones or weights, another geometry or other shapes (names
+            both).
+    """
+    config, trained_for = network.config, network.origin
     pairs: list[tuple[str, object, object]] = []
-    if origin is not None:
+    if trained_for is not None:
         # a checkpoint keeps its name where it moves, be it a hub id, a shipped one or a local folder
         pairs += [
-            ("generator", PurePath(origin.generator).name, PurePath(generator.source).name),
-            ("vlm", PurePath(origin.vlm).name, PurePath(vlm.source).name),
-            ("video", str(origin.video), str(generator.video)),
+            ("generator", PurePath(trained_for.generator).name, PurePath(origin.generator).name),
+            ("vlm", PurePath(trained_for.vlm).name, PurePath(origin.vlm).name),
+            ("video", str(trained_for.video), str(origin.video)),
         ]
     pairs += [
-        ("latents", tuple(config.latent_shape), tuple(generator.latent_shape)),
-        ("condition", tuple(config.condition_shape), tuple(generator.condition_shape)),
-        ("tokens", tuple(config.token_shape), tuple(vlm.token_shape)),
+        ("latents", tuple(config.latent_shape), tuple(shapes.latents)),
+        ("condition", tuple(config.condition_shape), tuple(shapes.condition)),
+        ("tokens", tuple(config.token_shape), tuple(shapes.tokens)),
     ]
     for name, trained, given in pairs:
         if trained != given:
             msg = f"{name}: the coupling network was trained for {trained}, not {given}; use what it was trained for, "
             msg += "or train it anew"
             raise TransporterError(msg)
+    if trained_for is not None:
+        check_weights("coupling network", (trained_for.generator_weights, trained_for.vlm_weights), origin)

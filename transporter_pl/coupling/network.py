@@ -46,6 +46,11 @@ class CouplingNetwork(nn.Module):
         """Whether Φ_Ω2 reads the re-encoded tokens."""
         return self.config.source == "reencoded"
 
+    @property
+    def has_statistics(self) -> bool:
+        """Whether the tokens' statistics are those of data: a new network's are 0 and 1."""
+        return bool(self.token_mean.any() or (self.token_std != 1).any())
+
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Take mean and standard deviation of every feature of z_Ω from data; a constant feature keeps its unit.
 
@@ -70,14 +75,18 @@ class CouplingNetwork(nn.Module):
     def standardised(self, latents: Tensor, condition: Tensor, reencoded: Tensor | None = None) -> Coupled:
         """As ``forward``, with all tokens of the result standardised; what the loss compares."""
         self._check(latents, condition, reencoded)
+        # the backbones may be of half precision, whatever Φ is of
+        latents, condition = latents.to(self.token_mean), condition.to(self.token_mean)
+        exact = None if reencoded is None else self.standardise(reencoded.to(self.token_mean))
         first = self.mixer(latents, condition)
-        exact = None if reencoded is None else self.standardise(reencoded)
         second = self.transformer(latents, condition, exact)
         tokens, plan = self.transport(first, second)
         return Coupled(first=first, second=second, tokens=tokens, plan=plan)
 
     def forward(self, latents: Tensor, condition: Tensor, reencoded: Tensor | None = None) -> Coupled:
         """Couple latents to the VLM's token space.
+
+        Inputs may be of any floating-point type; what comes out is of the network's own.
 
         Args:
             latents: z_Ξ, (B, C, T', H', W').

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from torch import Tensor
 
 from transporter_pl.coupling.config import CouplingConfig
 from transporter_pl.errors import TransporterError
+from transporter_pl.files import replace_file
 from transporter_pl.samples import Origin, VideoSpec
 
 WEIGHTS, DESCRIPTION = "coupling.safetensors", "config.json"
@@ -24,12 +22,11 @@ WEIGHTS, DESCRIPTION = "coupling.safetensors", "config.json"
 def write(folder: str | Path, config: CouplingConfig, origin: Origin | None, weights: dict[str, Tensor]) -> None:
     """Write the folder; a file appears, or changes, only as a whole."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     description = {"coupling": asdict(config), "origin": None if origin is None else asdict(origin)}
     text = json.dumps(description, indent=1, ensure_ascii=False)
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
-    _replace(folder / WEIGHTS, lambda aside: save_file(tensors, aside))
-    _replace(folder / DESCRIPTION, lambda aside: aside.write_text(text, encoding="utf-8"))
+    replace_file(folder / WEIGHTS, lambda aside: save_file(tensors, aside))
+    replace_file(folder / DESCRIPTION, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def read(folder: str | Path) -> tuple[CouplingConfig, Origin | None, dict[str, Tensor]]:
@@ -52,19 +49,10 @@ def read(folder: str | Path) -> tuple[CouplingConfig, Origin | None, dict[str, T
         raise TransporterError(msg) from error
 
 
-def _replace(file: Path, write_aside: Callable[[Path], Any]) -> None:
-    with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as name:
-        aside = Path(name) / file.name
-        write_aside(aside)
-        os.replace(aside, file)  # noqa: PTH105  (atomic on every platform)
-
-
 def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
     """JSON knows no tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
 def _origin(fields: dict[str, Any] | None) -> Origin | None:
-    if fields is None:
-        return None
-    return Origin(generator=fields["generator"], vlm=fields["vlm"], video=VideoSpec(**fields["video"]))
+    return None if fields is None else Origin(**{**fields, "video": VideoSpec(**fields["video"])})

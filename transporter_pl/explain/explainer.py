@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -17,8 +17,8 @@ from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.modulation import Modulation, check_frames, modulate
-from transporter_pl.explain.sampler import draw_noise, sample
-from transporter_pl.loading import BackboneSpec, load_generator, load_vlm
+from transporter_pl.explain.sampler import Watch, check_counts, draw_noise, sample
+from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.samples import VideoSpec
 
 SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -47,7 +47,7 @@ class Explanation:
 
     Attributes:
         pair: The words.
-        caption: The caption of ε−, with the negative word.
+        context: The caption, with a slot where the pair's words belong.
         seed: Seed of the noise, the same for every φ.
         phi: The φ values, (P,).
         video: D_Ξ(z), (P, T, 3, H, W) in [0, 1].
@@ -56,12 +56,17 @@ class Explanation:
     """
 
     pair: Pair
-    caption: str
+    context: str
     seed: int
     phi: Tensor
     video: Tensor
     coupled: Reading
     reencoded: Reading
+
+    @property
+    def caption(self) -> str:
+        """The caption of ε−, with the negative word."""
+        return self.pair.captions(self.context)[0]
 
 
 class Explainer:
@@ -73,30 +78,44 @@ class Explainer:
         divergence: Registered name of Δϑ's measure.
 
     Raises:
-        TransporterError: If a vector does not fit the generator's condition, or the divergence is unknown.
+        TransporterError: If a vector does not fit the generator's condition, the bank was learned with other weights,
+            or the divergence is unknown.
     """
 
     def __init__(self, bridge: Bridge, bank: ConceptBank, divergence: str = "hellinger") -> None:
         self.bridge, self.bank, self.measure = bridge, bank, divergences.get(divergence)
-        shape = bridge.generator.condition_shape
-        for concept in bank.entries:
-            if tuple(concept.vector.shape) not in {shape, shape[1:]}:
-                msg = f"concepts: the vector of {concept.pair.name!r} is {tuple(concept.vector.shape)}, but the "
-                msg += f"generator's condition is {shape}; load the generator that the bank was made with"
-                raise TransporterError(msg)
+        check_vectors(bank, bridge.generator.condition_shape)
+        bank.check_weights(bridge.origin)
 
     @classmethod
     def from_pretrained(
-        cls, generator: BackboneSpec, vlm: BackboneSpec, coupling: str | Path, concepts: str | Path, video: VideoSpec
+        cls,
+        generator: BackboneSpec,
+        vlm: BackboneSpec,
+        coupling: str | Path,
+        concepts: str | Path,
+        video: VideoSpec,
+        device: str = "cpu",
     ) -> Self:
-        """Load everything from its folders; the bank first, which is quick and tells whether all fits.
+        """Load everything from its folders; bank and Φ first, which are quick and tell whether all fits.
+
+        Args:
+            generator: The generator Ξ.
+            vlm: The VLM Ω.
+            coupling: Folder of Φ.
+            concepts: Folder of the concept bank.
+            video: Geometry of the videos.
+            device: ``cpu``, ``cuda``, …; ``auto`` takes the GPU if there is one.
 
         Raises:
-            TransporterError: If the bank was made with other backbones (names both), or anything can't be loaded.
+            TransporterError: Before a backbone is loaded, if bank or Φ was made for other ones (names both), or
+                ``load_pair`` refuses them.
         """
         bank = ConceptBank.from_pretrained(concepts, generator.path, vlm.path)
         network = CouplingNetwork.from_pretrained(coupling)
-        return cls(Bridge(load_generator(generator, video), load_vlm(vlm, video), network).eval(), bank)
+        check_vectors(bank, network.config.condition_shape)
+        xi, omega = load_pair(generator, vlm, video, network, device)
+        return cls(Bridge(xi, omega, network.to(xi.device)), bank)
 
     def modulation(
         self,
@@ -121,8 +140,10 @@ class Explainer:
         window: tuple[float, float] = (0.0, 1.0),
         frames: tuple[float, ...] | None = None,
         also: Sequence[Modulation] = (),
+        batch_size: int = 8,
+        watch: Watch = iter,
     ) -> Explanation:
-        """Sweep φ with the noise held, all values in one sampling run.
+        """Sweep φ with the noise held.
 
         Args:
             caption: A caption with the pair's negative word, or with the slot {} in its place.
@@ -135,25 +156,32 @@ class Explainer:
             window: Times in which the concept acts, see ``Modulation``.
             frames: Weight of every latent frame, see ``Modulation``.
             also: Other concepts, the same in every video; ``modulation`` makes them.
+            batch_size: Values of φ drawn at once; fewer need less memory.
+            watch: Sees every batch's denoising steps pass by, see ``sample``.
 
         Raises:
             TransporterError: Before any sampling, if the bank has no such pair, the caption lacks the word, there is no
-                φ or one is not finite, or window or frames are wrong.
+                φ or one is not finite, a count is below 1, or window or frames are wrong.
         """
+        check_counts(steps=steps, guidance=guidance, batch_size=batch_size)
         concept = self.bank[pair]
-        negative, _ = concept.pair.captions(context := concept.pair.context(caption))
+        context = concept.pair.context(caption)
         if not phi:
             msg = "phi: no value; give at least one, 0 for ε− and 1 for ε+"
             raise TransporterError(msg)
-        values = [*phi] if 0 in phi else [*phi, 0.0]
-        moved = [*also, self.modulation(pair, torch.tensor(values), window, frames)]
-        check_frames(moved, self.bridge.generator.latent_shape[1])
-        contrast = Contrast.of(self.bridge.vlm, concept.pair, context)
-        latents, condition = self.latents([negative] * len(values), [seed] * len(values), moved, steps, guidance)
-        video = self.bridge.generator.decode(latents)
-        routes = self.bridge.tokens(latents, condition), self.bridge.vlm.encode(video)
-        coupled, reencoded = (self._read(z, values.index(0), len(phi), contrast, prompt) for z in routes)
-        return Explanation(concept.pair, negative, seed, torch.tensor([*phi]), video[: len(phi)], coupled, reencoded)
+        values = torch.tensor([*phi] if 0 in phi else [*phi, 0.0])
+        sweep = self.modulation(pair, values, window, frames)
+        check_frames([*also, sweep], self.bridge.generator.latent_shape[1])
+        contrast, negative = Contrast.of(self.bridge.vlm, concept.pair, context), concept.pair.captions(context)[0]
+        videos, answers = [], []
+        for part in torch.split(values, batch_size):
+            rows = [negative] * len(part), [seed] * len(part), [*also, replace(sweep, phi=part)]
+            video, *routes = self._draw(*self.latents(*rows, steps, guidance, watch))
+            videos.append(video.cpu())
+            answers.append([self._ask(tokens, contrast, prompt) for tokens in routes])
+        origin, count = values.tolist().index(0), len(phi)
+        coupled, reencoded = (self._read(r, origin, count, contrast) for r in zip(*answers, strict=True))
+        return Explanation(concept.pair, context, seed, values[:count], torch.cat(videos)[:count], coupled, reencoded)
 
     @torch.no_grad()
     def latents(
@@ -163,6 +191,7 @@ class Explainer:
         modulations: Sequence[Modulation] = (),
         steps: int = 20,
         guidance: float | None = None,
+        watch: Watch = iter,
     ) -> tuple[Tensor, Tensor]:
         """Sample B latents in one run: one caption, seed and φ a row.
 
@@ -172,6 +201,7 @@ class Explainer:
             modulations: The concepts; φ is a number for all rows, or (B,).
             steps: Denoising steps.
             guidance: Guidance scale; ``None`` takes the generator's own.
+            watch: Sees the denoising steps pass by, see ``sample``.
 
         Returns:
             Latents (B, C, T', H', W') and the moved condition that Φ is given with them, (B, L, D_c).
@@ -185,16 +215,41 @@ class Explainer:
         generator = self.bridge.generator
         condition = generator.encode_text(list(captions))
         noise = draw_noise(generator, seeds)
-        return sample(generator, condition, noise, steps, guidance, modulations), modulate(condition, modulations)
+        latents = sample(generator, condition, noise, steps, guidance, modulations, watch)
+        return latents, modulate(condition, modulations)
 
-    def _read(self, tokens: Tensor, origin: int, count: int, contrast: Contrast, prompt: str | None) -> Reading:
-        """The reading of the first ``count`` rows; Δϑ is measured from row ``origin``."""
+    def _draw(self, latents: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Videos (B, T, 3, H, W), and their tokens through Φ and through the decoded pixels, (B, N, D)."""
+        video = self.bridge.generator.decode(latents)
+        return video, self.bridge.tokens(latents, condition), self.bridge.vlm.encode(video)
+
+    def _ask(self, tokens: Tensor, contrast: Contrast, prompt: str | None) -> tuple[list[str], Tensor]:
+        """Captions of some rows, and the probabilities at the contrast, (B, V)."""
         vlm = self.bridge.vlm
-        probs = vlm.logits(tokens, prompt, contrast.prefix).float().softmax(-1)
+        return vlm.caption(tokens, prompt), vlm.logits(tokens, prompt, contrast.prefix).float().softmax(-1)
+
+    def _read(
+        self, answers: Sequence[tuple[list[str], Tensor]], origin: int, count: int, contrast: Contrast
+    ) -> Reading:
+        """The reading of the first ``count`` rows of all batches; Δϑ is measured from row ``origin``."""
+        probs = torch.cat([probs for _, probs in answers])
         moved = probs[:count]
         return Reading(
-            captions=tuple(vlm.caption(tokens[:count], prompt)),
+            captions=tuple(caption for captions, _ in answers for caption in captions)[:count],
             negative=moved[:, contrast.negative].cpu(),
             positive=moved[:, contrast.positive].cpu(),
             divergence=self.measure(probs[origin].expand_as(moved), moved).cpu(),
         )
+
+
+def check_vectors(bank: ConceptBank, shape: tuple[int, int]) -> None:
+    """Compare the vectors of a bank with a generator's condition (L, D_c).
+
+    Raises:
+        TransporterError: If one does not fit.
+    """
+    for concept in bank.entries:
+        if tuple(concept.vector.shape) not in {tuple(shape), tuple(shape[1:])}:
+            msg = f"concepts: the vector of {concept.pair.name!r} is {tuple(concept.vector.shape)}, but the "
+            msg += f"generator's condition is {tuple(shape)}; load the generator that the bank was made with"
+            raise TransporterError(msg)

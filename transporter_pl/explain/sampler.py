@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from transporter_pl.adapters import GeneratorAdapter
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.modulation import Layers, Modulation, check_frames
+
+Step = tuple[float, Tensor]  # t and z_t
+Watch = Callable[[Iterable[Step]], Iterable[Step]]  # sees the steps pass by, as a progress bar does
 
 
 def sample(
@@ -20,6 +23,7 @@ def sample(
     steps: int,
     guidance: float | None = None,
     modulations: Sequence[Modulation] = (),
+    watch: Watch = iter,
 ) -> Tensor:
     """Denoise as the generator's own pipeline does: v = v_u + g (v_c − v_u), v_u the velocity of an empty caption.
 
@@ -30,6 +34,7 @@ def sample(
         steps: Denoising steps.
         guidance: Classifier-free guidance scale g; ``None`` takes the generator's own, 1 is without guidance.
         modulations: Concepts that move the condition.
+        watch: Is given the steps, as ``denoise`` yields them, and hands them on.
 
     Returns:
         Latents z_0, (B, C, T', H', W').
@@ -37,7 +42,7 @@ def sample(
     Raises:
         TransporterError: If there is no step, the guidance is below 1, or frame weights don't fit the latents.
     """
-    ((_, latents),) = deque(denoise(generator, condition, noise, steps, guidance, modulations), maxlen=1)
+    ((_, latents),) = deque(watch(denoise(generator, condition, noise, steps, guidance, modulations)), maxlen=1)
     return latents
 
 
@@ -49,13 +54,10 @@ def denoise(
     steps: int,
     guidance: float | None = None,
     modulations: Sequence[Modulation] = (),
-) -> Iterator[tuple[float, Tensor]]:
+) -> Iterator[Step]:
     """The steps of ``sample``: yields (t, z_t) before every step, and (0, z_0) last."""
     guidance = generator.guidance_scale if guidance is None else guidance
-    if steps < 1 or not guidance >= 1:
-        field, value = ("steps", steps) if steps < 1 else ("guidance", guidance)
-        msg = f"{field}: {value} is too small; give at least 1"
-        raise TransporterError(msg)
+    check_counts(steps=steps, guidance=guidance)
     check_frames(modulations, noise.shape[2])
     unconditional = generator.encode_text([""]).expand_as(condition) if guidance > 1 else None
     schedule = generator.schedule(steps)
@@ -69,6 +71,18 @@ def denoise(
             velocity = fields[-1] + guidance * (velocity - fields[-1])
         latents = schedule.step(velocity, index, latents)
     yield 0.0, latents
+
+
+def check_counts(**counts: float | None) -> None:
+    """Refuse what should be at least 1, such as denoising steps and the guidance scale; ``None`` is left open.
+
+    Raises:
+        TransporterError: Naming the first that is too small.
+    """
+    for name, value in counts.items():
+        if value is not None and not value >= 1:
+            msg = f"{name}: {value} is too small; give at least 1"
+            raise TransporterError(msg)
 
 
 def _velocities(

@@ -42,10 +42,12 @@ def write_report(
     filmstrip(folder / FILMSTRIP, explanation.video, phi, fps)
     calibration(folder / CALIBRATION, phi, probability, divergence, word)
     _write_figures(folder / FIGURES, explanation, files, made_with)
-    shots = [Shot(*row) for row in zip(phi, files, coupled.captions, probability, divergence, strict=True)]
+    decoded = explanation.reencoded
+    columns = (phi, files, coupled.captions, probability, divergence, decoded.captions, decoded.positive.tolist())
+    shots = [Shot(*row) for row in zip(*columns, strict=True)]
     foot = [*made_with, ("seed", str(explanation.seed)), ("transporter-pl", transporter_pl.__version__)]
     pair = explanation.pair
-    page = Page(pair.negative, pair.positive, explanation.caption, shots, FILMSTRIP, CALIBRATION, foot)
+    page = Page(pair.negative, pair.positive, explanation.context, shots, FILMSTRIP, CALIBRATION, foot)
     write_page(folder / PAGE, page)
     return folder / PAGE
 

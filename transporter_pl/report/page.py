@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from transporter_pl.concepts.pairs import SLOT
 from transporter_pl.errors import TransporterError
 from transporter_pl.report.figures import NEGATIVE, POSITIVE, colour_of
 
@@ -22,7 +23,9 @@ class Shot:
         video: The mp4, relative to the page.
         caption: The VLM's caption through Φ.
         probability: Its probability of the positive word.
-        divergence: Δϑ to the clip without the concept.
+        divergence: Δϑ to the clip without the concept, through Φ.
+        decoded_caption: Its caption of the decoded clip.
+        decoded_probability: Its probability of the positive word there.
     """
 
     phi: float
@@ -30,6 +33,8 @@ class Shot:
     caption: str
     probability: float
     divergence: float
+    decoded_caption: str
+    decoded_probability: float
 
 
 @dataclass(frozen=True)
@@ -39,7 +44,7 @@ class Page:
     Attributes:
         negative: Word at φ = 0.
         positive: Word at φ = 1.
-        caption: ε−, in words.
+        context: The caption, with a slot where the words belong.
         shots: One a φ.
         filmstrip: Picture, relative to the page.
         calibration: Picture, relative to the page.
@@ -48,7 +53,7 @@ class Page:
 
     negative: str
     positive: str
-    caption: str
+    context: str
     shots: Sequence[Shot]
     filmstrip: str
     calibration: str
@@ -82,10 +87,9 @@ def write_page(path: str | Path, page: Page) -> None:
 
 
 def _sentence(page: Page) -> str:
-    """The caption, with both words where the negative one stands."""
-    before, _, after = page.caption.partition(page.negative)
+    """The caption, with both words in its slot."""
     words = f'<b class="negative">{escape(page.negative)}</b>→<b class="positive">{escape(page.positive)}</b>'
-    return f"{escape(before)}{words}{escape(after)}" if page.negative in page.caption else escape(page.caption)
+    return escape(page.context).replace(SLOT, words)
 
 
 def _figure(shot: Shot, word: str) -> str:
@@ -103,5 +107,7 @@ def _figure(shot: Shot, word: str) -> str:
 
 
 def _row(shot: Shot) -> str:
-    cells = f"<td>{shot.probability:.3f}</td><td>{shot.divergence:.3f}</td><td>{escape(shot.caption)}</td>"
+    numbers = (shot.probability, shot.decoded_probability, shot.divergence)
+    words = (shot.caption, shot.decoded_caption)
+    cells = "".join(f"<td>{cell}</td>" for cell in (*(f"{n:.3f}" for n in numbers), *map(escape, words)))
     return f'<tr><th scope="row">{shot.phi:g}</th>{cells}</tr>'

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from pathlib import Path, PurePath
+from typing import Any, Literal
 
 import lightning as L  # noqa: N812
 import torch
@@ -24,10 +24,12 @@ from transporter_pl.concepts.trajectories import mean_over_groups, settings_in, 
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
-from transporter_pl.loading import BackboneSpec, load_generator, load_vlm
-from transporter_pl.samples import Encoded, VideoSpec
-from transporter_pl.stages.hyperparameters import built, plain
+from transporter_pl.explain.sampler import check_counts
+from transporter_pl.loading import BackboneSpec, load_pair
+from transporter_pl.samples import Encoded, Origin, VideoSpec
+from transporter_pl.stages.hyperparameters import built, check_choices, plain
 
+COUNTS = ("seeds", "noise_seeds", "sampling_steps", "guidance", "steps", "batch_size")
 RECENT = 50  # steps over which the reported loss is averaged
 SAMPLE = 16  # points of each pair at which Δϑ is measured where φ does not need it everywhere
 
@@ -103,7 +105,9 @@ class ConceptStage(L.LightningModule):
         self.pairs = [built(Pair, pair) for pair in pairs]
         self.backbones = built(BackboneSpec, generator), built(BackboneSpec, vlm)
         self.video, self.coupling = built(VideoSpec, video), coupling
-        _check_options(self.pairs, self.hparams)
+        _check_pairs(self.pairs)
+        check_counts(**{name: self.hparams[name] for name in COUNTS})
+        check_choices(ConceptStage, self.hparams)
         self.measure = divergences.get(divergence)
         self.teacher: Teacher | None = None
         self.register_parameter("vectors", None)
@@ -118,8 +122,7 @@ class ConceptStage(L.LightningModule):
         clips = self._data() if self.hparams["trajectory"] == "data" else None
         settings = settings_of(self.pairs) if clips is None else settings_in(clips, self.pairs, self.hparams["seeds"])
         network = CouplingNetwork.from_pretrained(self.coupling)
-        generator, vlm = self.backbones
-        bridge = Bridge(load_generator(generator, self.video), load_vlm(vlm, self.video), network)
+        bridge = Bridge(*load_pair(*self.backbones, self.video, network), network)
         self.teacher = Teacher(bridge, self.pairs, settings)  # no submodule of ours: checkpoints hold q alone
 
     def on_fit_start(self) -> None:
@@ -156,6 +159,11 @@ class ConceptStage(L.LightningModule):
         if datamodule is None:
             msg = "trajectory: 'data' needs clips; give a data module of cached latents, or trajectory: generated"
             raise TransporterError(msg)
+        origin = getattr(datamodule, "origin", None)
+        if not isinstance(origin, Origin):
+            msg = f"data: {type(datamodule).__name__} does not say which generator made its latents; use a latent cache"
+            raise TransporterError(msg)
+        _check_origin(origin, self.backbones[0], self.video)
         batches: Iterable[Encoded] = datamodule.train_dataloader()
         return batches
 
@@ -244,24 +252,21 @@ class ConceptStage(L.LightningModule):
             )
             for i, pair in enumerate(self.pairs)
         )
-        return ConceptBank(bridge.generator.source, bridge.vlm.source, self.coupling, entries)
+        made = bridge.origin
+        return ConceptBank(made.generator, made.vlm, self.coupling, entries, made.generator_weights, made.vlm_weights)
 
 
-def _check_options(pairs: list[Pair], options: Mapping[str, Any]) -> None:
-    """Refuse what types don't show: pairs given twice, counts below 1, and unknown choices when called from Python.
-
-    Raises:
-        TransporterError: Naming the option, its value and the fix.
-    """
+def _check_pairs(pairs: list[Pair]) -> None:
     names = [pair.name for pair in pairs]
     if not names or len(set(names)) < len(names):
         msg = f"pairs: {', '.join(names) or 'none'}; give at least one, and each once"
         raise TransporterError(msg)
-    for name in ("seeds", "noise_seeds", "sampling_steps", "steps", "batch_size"):
-        if options[name] < 1:
-            msg = f"{name}: {options[name]} is too small; give at least 1"
-            raise TransporterError(msg)
-    for name, hint in get_type_hints(ConceptStage.__init__).items():
-        if get_origin(hint) is Literal and options[name] not in get_args(hint):
-            msg = f"{name}: unknown choice {options[name]!r}; choose {' or '.join(get_args(hint))}"
+
+
+def _check_origin(origin: Origin, generator: BackboneSpec, video: VideoSpec) -> None:
+    """Refuse latents of another generator, which keeps its name where its folder moves, or of another geometry."""
+    names = PurePath(origin.generator).name, PurePath(generator.path).name
+    for field, made, given in (("generator", *names), ("video", str(origin.video), str(video))):
+        if made != given:
+            msg = f"{field}: the data's latents were made with {made}, not {given}; use that, or encode the clips anew"
             raise TransporterError(msg)

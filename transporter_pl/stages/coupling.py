@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import lightning as L  # noqa: N812
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
@@ -85,6 +86,18 @@ class CouplingStage(L.LightningModule):
             raise TransporterError(msg)
         self.network.set_statistics(*(x.to(self.device) for x in data.token_statistics()))
         self.network.origin = data.origin
+
+    def on_validation_start(self) -> None:
+        """Refuse to measure a Φ that was never trained.
+
+        Raises:
+            TransporterError: If no checkpoint was given.
+        """
+        if self.trainer.state.fn != TrainerFn.FITTING and not self.network.has_statistics:
+            msg = "ckpt_path: missing, so that Φ is untrained; give --ckpt_path and a checkpoint that fit wrote"
+            raise TransporterError(msg)
+
+    on_test_start = on_validation_start
 
     def training_step(self, batch: Encoded, index: int) -> Tensor:
         """One optimiser step's loss."""

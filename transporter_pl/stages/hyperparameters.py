@@ -1,9 +1,12 @@
-"""Hyperparameters as checkpoints hold them: plain data, which loads with ``weights_only=True``."""
+"""Hyperparameters as checkpoints hold them, plain data that loads with ``weights_only=True``, and their checks."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from typing import TypeVar, cast
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+
+from transporter_pl.errors import TransporterError
 
 T = TypeVar("T")
 
@@ -18,3 +21,19 @@ def plain(value: object) -> object:
 def built(kind: type[T], value: object) -> T:
     """The inverse of ``plain``: a dataclass from itself, or from its fields."""
     return value if isinstance(value, kind) else kind(**cast("dict[str, object]", value))
+
+
+def check_choices(stage: type, options: Mapping[str, Any]) -> None:
+    """Refuse unknown choices, which only the command line's types show.
+
+    Args:
+        stage: A class whose ``__init__`` says what may be chosen, by ``Literal``.
+        options: Its arguments.
+
+    Raises:
+        TransporterError: Naming the option, its value and the choices.
+    """
+    for name, hint in get_type_hints(stage.__init__).items():  # type: ignore[misc]
+        if get_origin(hint) is Literal and options[name] not in get_args(hint):
+            msg = f"{name}: unknown choice {options[name]!r}; choose {' or '.join(get_args(hint))}"
+            raise TransporterError(msg)
