@@ -9,10 +9,12 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, interpolate
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import VideoLlama3ForConditionalGeneration
 
+from transporter_pl.backbones.folders import loading
 from transporter_pl.backbones.pretraining.schedule import warm_hold_decay
 from transporter_pl.backbones.scratch import new_video_llama3
 from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
@@ -21,6 +23,7 @@ from transporter_pl.datamodules.shapemotion.world import vocabulary
 from transporter_pl.samples import VideoSpec
 
 EMBEDDINGS = ("embed_tokens", "lm_head")  # tables, not maps between features: not for Muon
+PATCHES = "model.vision_model.embeddings.patch_embedding.weight"
 CLIP = 1.0  # largest norm of the gradient
 
 
@@ -34,7 +37,8 @@ class VLMPretraining(L.LightningModule):
     Args:
         export: Folder of the finished model.
         video: Geometry of the clips.
-        patch: Patch side in pixels; every patch becomes one token, as merging costs a small model most of its training.
+        patch: Patch side in pixels.
+        merge: Squares of merge x merge patches become one token.
         vision_dim: Width of the vision encoder.
         vision_layers: Its layers.
         text_dim: Width of the language model.
@@ -42,13 +46,16 @@ class VLMPretraining(L.LightningModule):
         lr: Peak learning rate of AdamW.
         muon_lr: Peak learning rate of Muon.
         noise: Largest standard deviation of the pixel noise.
+        init: Folder of a model of the same widths to go on from; its patches may be larger: coarse patches learn motion
+            soon, fine ones see shapes.
     """
 
     def __init__(
         self,
         export: str,
         video: VideoSpec,
-        patch: int = 32,
+        patch: int = 16,
+        merge: int = 2,
         vision_dim: int = 128,
         vision_layers: int = 3,
         text_dim: int = 128,
@@ -56,6 +63,7 @@ class VLMPretraining(L.LightningModule):
         lr: float = 1e-3,
         muon_lr: float = 0.015,
         noise: float = 0.05,
+        init: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["video"])
@@ -68,11 +76,13 @@ class VLMPretraining(L.LightningModule):
             text_dim=text_dim,
             text_layers=text_layers,
         )
+        if init is not None:
+            _go_on_from(init, model)
         processor = {
             "video_processor_type": "VideoLlama3VideoProcessor",
             "do_resize": False,
             "patch_size": patch,
-            "merge_size": 1,
+            "merge_size": merge,
             "use_token_compression": False,
         }
         self.adapter = VideoLlama3Adapter(model, tokenizer, video, export, processor)
@@ -124,3 +134,12 @@ class VLMPretraining(L.LightningModule):
     def on_fit_end(self) -> None:
         """Write the model folder, in half precision, which is enough to load and go on from."""
         self.adapter.half().save(self.hparams["export"])
+
+
+def _go_on_from(folder: str, model: VideoLlama3ForConditionalGeneration) -> None:
+    """Copy all weights; those of the patch embedding are resampled to the new patches, with the same sums."""
+    with loading(folder):
+        weights = VideoLlama3ForConditionalGeneration.from_pretrained(folder, use_safetensors=True).float().state_dict()
+    old, side = weights[PATCHES], model.config.vision_config.patch_size
+    weights[PATCHES] = interpolate(old, (side, side), mode="area") * (old.shape[-1] / side) ** 2
+    model.load_state_dict(weights)

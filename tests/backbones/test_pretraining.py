@@ -14,6 +14,7 @@ from transporter_pl.backbones.pretraining.anchor import BlockPCA
 from transporter_pl.backbones.pretraining.generator import GeneratorPretraining
 from transporter_pl.backbones.pretraining.schedule import warm_hold_decay
 from transporter_pl.backbones.pretraining.vae import VAEPretraining
+from transporter_pl.backbones.pretraining.vlm import PATCHES, VLMPretraining
 from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
 from transporter_pl.backbones.wan import WanAdapter
 from transporter_pl.cli import main
@@ -185,12 +186,37 @@ def test_objects_and_their_rim_weigh_alike():
     assert weight.sum() == 5 * (64 * 64 + 4 * 16 * 16)
 
 
-def test_vlm_recipe_makes_a_model_folder(tmp_path, monkeypatch):
+NARROW = ["--model.text_layers", "1", "--model.text_dim", "32", "--model.vision_dim", "32"]
+
+
+def test_vlm_recipes_make_a_model_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert fit("vlm", "--model.text_layers", "1", "--model.text_dim", "32", "--model.vision_dim", "32") == 0
+    assert fit("vlm", *NARROW) == 0
+    assert fit("vlm_fine", *NARROW) == 0
     adapter = VideoLlama3Adapter.from_pretrained(SHIPPED / "shapemotion-videollama3", VIDEO)
     assert adapter.token_shape == (9 * 4, 32)
     assert check_vlm(adapter) == []
+
+
+def test_a_fine_vlm_without_the_coarse_one_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert fit("vlm_fine", *NARROW) == 2
+    assert capsys.readouterr().err.startswith("error: path: can't load 'runs/shapemotion/coarse_vlm'")
+
+
+def test_finer_patches_answer_alike_to_an_even_frame(tmp_path):
+    """All of the coarse model is kept; a patch of one colour looks the same at either side."""
+    sizes = {"vision_dim": 32, "text_dim": 32, "text_layers": 1}
+    coarse = VLMPretraining("unused", VIDEO, patch=32, merge=1, **sizes)
+    coarse.adapter.save(tmp_path)
+    fine = VLMPretraining("unused", VIDEO, patch=16, merge=1, init=str(tmp_path), **sizes)
+    for name, weight in coarse.adapter.model.state_dict().items():
+        if name != PATCHES:
+            torch.testing.assert_close(fine.adapter.model.state_dict()[name], weight)
+    embed = [m.adapter.model.model.vision_model.embeddings.patch_embedding for m in (coarse, fine)]
+    colour = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None]
+    answers = [layer(colour.expand(1, 3, *layer.kernel_size)) for layer in embed]
+    torch.testing.assert_close(*answers, atol=1e-4, rtol=1e-4)
 
 
 def test_a_callback_in_another_recipes_config_is_refused(tmp_path, monkeypatch, capsys):
