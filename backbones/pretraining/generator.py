@@ -53,7 +53,7 @@ class GeneratorPretraining(PartlyFrozen):
         batch: int = 32,
         buffer: int = 24000,
         lr: float = 1.5e-3,
-        guidance_scale: float = 1.5,
+        guidance_scale: float = 2.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["video"])

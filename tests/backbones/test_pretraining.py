@@ -84,7 +84,7 @@ class TestChain:
 
     def test_makes_a_pipeline_folder(self):
         adapter = WanAdapter.from_pretrained(SHIPPED / "shapemotion-wan", VIDEO)
-        assert adapter.guidance_scale == 1.5
+        assert adapter.guidance_scale == 2
         assert check_generator(adapter) == []
         # the exported VAE's statistics are those of its own latents
         clips = render(sample_scene(32, torch.Generator().manual_seed(0)), 9, 64, torch.Generator().manual_seed(1))
