@@ -176,6 +176,11 @@ class CacheWriter:
         if sum(getattr(e, name).nbytes for e in self._pending for name in TENSORS) >= self.shard_bytes:
             self._close_shard()
 
+    def keep(self) -> None:
+        """Write what is there of a shard that is not full, so that a run that breaks off loses nothing."""
+        if self._pending:
+            self._close_shard()
+
     def finish(self) -> CacheIndex:
         """Write what is left and, unless that is nothing, mark the cache as complete."""
         self._close_shard(complete=True)

@@ -83,10 +83,14 @@ def encode_videos(
     writer = CacheWriter(out, key)
     with _progress() as progress:
         task = progress.add_task("encoding", total=len(data), completed=writer.start)
-        for clips, broken, end in _batches(data, writer, batch_size, num_workers):
-            moved = None if clips is None else replace(clips, video=clips.video.to(xi.device))
-            writer.add(None if moved is None else encode(xi, omega, moved), broken, end)
-            progress.update(task, completed=end)
+        try:
+            for clips, broken, end in _batches(data, writer, batch_size, num_workers):
+                moved = None if clips is None else replace(clips, video=clips.video.to(xi.device))
+                writer.add(None if moved is None else encode(xi, omega, moved), broken, end)
+                progress.update(task, completed=end)
+        except BaseException:  # Ctrl-C too
+            writer.keep()
+            raise
     index = writer.finish()
     if not index.shards:
         msg = f"data: none of the {len(data)} clips could be encoded; the first: {index.broken[0].reason}"

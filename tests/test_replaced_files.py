@@ -1,6 +1,8 @@
 import pytest
 
-from transporter_pl.files import replace_file
+from transporter_pl.cli import main
+from transporter_pl.errors import TransporterError
+from transporter_pl.files import check_folder, replace_file
 
 
 def test_a_file_is_written_or_replaced_and_nothing_else_is_touched(tmp_path):
@@ -23,3 +25,31 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         replace_file(tmp_path / "file", fails)
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("file", "old")]
+
+
+def test_a_folder_where_a_file_is_is_refused(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    assert check_folder("out", tmp_path / "new" / "deep") == tmp_path / "new" / "deep"
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(TransporterError, match=r"^out: '.*file' is a file; give a folder$"):
+            check_folder("out", place)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["clips", "--config", "shapemotion/clips.yaml", "--folder"],
+        ["explain", "--config", "shapemotion/explain.yaml", "--pair", "left:right", "--out"],
+        ["fit", "--config", "shapemotion/concept.yaml", "--trainer.logger", "false", "--model.export"],
+    ],
+)
+def test_commands_refuse_a_file_as_their_folder_before_they_start(line, tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert main([*line, str(tmp_path / "file")]) == 2
+    assert f"{line[-1].rpartition('.')[2].lstrip('-')}: '{tmp_path / 'file'}' is a file" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(tmp_path, capsys):
+    line = ["validate", "--config", "shapemotion/coupling.yaml", "--data.path", str(tmp_path)]
+    assert main([*line, "--ckpt_path", "nope.ckpt"]) == 2
+    assert capsys.readouterr().err.startswith("error: ckpt_path: no file 'nope.ckpt'")

@@ -8,6 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transporter_pl.errors import TransporterError
+
+
+def check_folder(field: str, folder: str | Path) -> Path:
+    """The folder, if it is one or can be made; to be asked before the long work whose result goes there.
+
+    Raises:
+        TransporterError: If a file stands in its place, or in that of a folder above it.
+    """
+    path = Path(folder)
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            msg = f"{field}: {str(place)!r} is a file; give a folder"
+            raise TransporterError(msg)
+    return path
+
 
 def replace_file(file: Path, write_aside: Callable[[Path], Any]) -> None:
     """Write a file aside and rename it; nothing else in its folder, which is made if need be, is touched.

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from transporter_pl.datamodules.shapemotion.world import TEMPLATES, Scene, render, sample_scene
 from transporter_pl.errors import TransporterError
+from transporter_pl.files import check_folder
 from transporter_pl.report.video import write_video
 from transporter_pl.samples import VideoSpec
 
@@ -46,7 +47,7 @@ def write_clips(folder: str | Path, count: int, spec: VideoSpec, seed: int = 0, 
     if count < 1:
         msg = f"count: {count} is below 1"
         raise TransporterError(msg)
-    side, folder = frame_side(spec), Path(folder)
+    side, folder = frame_side(spec), check_folder("folder", folder)
     folder.mkdir(parents=True, exist_ok=True)
     draws = torch.Generator().manual_seed(seed)
     scene = sample_scene(count, draws, held_out)

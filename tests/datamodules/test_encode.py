@@ -161,6 +161,17 @@ def test_an_interrupted_run_goes_on(interrupt, after, rendered, tiny, uninterrup
     _assert_same(LatentCache(tmp_path), uninterrupted)
 
 
+def test_an_interrupted_run_keeps_a_shard_that_is_not_full(rendered, tiny, uninterrupted, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        _interrupt_reading(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            _encode(_data(rendered, tiny), tiny, tmp_path)
+    (shard,) = json.loads((tmp_path / "index.json").read_text())["shards"]
+    assert (shard["clips"], shard["end"]) == (2 * BATCH, 2 * BATCH)
+    assert _encode(_data(rendered, tiny), tiny, tmp_path).encoded == CLIPS
+    _assert_same(LatentCache(tmp_path), uninterrupted)
+
+
 def test_a_finished_cache_is_not_encoded_again(rendered, tiny, uninterrupted, tmp_path, monkeypatch):
     shutil.copytree(uninterrupted.folder, tmp_path, dirs_exist_ok=True)
     _interrupt_reading(monkeypatch, 0)

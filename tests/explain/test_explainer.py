@@ -196,3 +196,8 @@ def test_on_a_gpu(tiny, tiny_coupling, bank, explanation, tmp_path):
     assert {p.device.type for p in there.bridge.parameters()} == {"cuda"}
     found = there.explain(CAPTION, "left:right", phi=(0.0, 0.5, 1.0), seed=7, steps=3)
     torch.testing.assert_close(found.video, explanation.video, atol=0.02, rtol=0)
+
+
+def test_a_sweep_that_draws_nothing_finite_is_refused(explainer):
+    with pytest.raises(TransporterError, match=r"^phi: 0 1e\+35 draws nothing finite; give smaller values$"):
+        explainer.explain("a red oval moves left slowly", "left:right", (0, 1e35), steps=2)

@@ -15,6 +15,7 @@ from transporter_pl.concepts.pairs import Pair
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.explainer import SWEEP, Explainer
 from transporter_pl.explain.sampler import check_counts
+from transporter_pl.files import check_folder
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.report.folder import write_report
 from transporter_pl.samples import VideoSpec
@@ -64,6 +65,7 @@ def explain(
         TransporterError: Before any model is loaded, if the pair, φ, the caption or a count is wrong.
     """
     check_sweep(phi)
+    check_folder("out", out)
     check_counts(steps=steps, guidance=guidance, batch_size=batch_size)
     words = Pair.parse(pair)
     if caption is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
@@ -46,10 +47,22 @@ class StageCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """See that the classes can do what was asked, before they load anything."""
         config = self.config[self.subcommand]
+        check_checkpoint(config.get("ckpt_path"))
         check_command(str(self.subcommand), *(_class_of(config.get(key)) for key in ("model", "data")))
 
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is: Lightning would put the checkpoint's hyperparameters over the user's overrides."""
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Refuse a checkpoint file that is not there; a word such as ``last`` is Lightning's to resolve.
+
+    Raises:
+        TransporterError: If so.
+    """
+    if path and str(path).endswith(".ckpt") and not Path(path).is_file():
+        msg = f"ckpt_path: no file {str(path)!r}; give a training checkpoint, they lie under the run's default_root_dir"
+        raise TransporterError(msg)
 
 
 def check_command(command: str, stage: object, data: object) -> None:

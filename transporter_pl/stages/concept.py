@@ -25,6 +25,7 @@ from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.sampler import check_counts
+from transporter_pl.files import check_folder
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.samples import Encoded, Origin, VideoSpec
 from transporter_pl.stages.hyperparameters import built, check_choices, plain
@@ -119,6 +120,7 @@ class ConceptStage(L.LightningModule):
         """Load the backbones and Φ, and see that every pair is a contrast to the VLM."""
         if self.teacher is not None:
             return
+        check_folder("export", self._export)
         clips = self._data() if self.hparams["trajectory"] == "data" else None
         settings = settings_of(self.pairs) if clips is None else settings_in(clips, self.pairs, self.hparams["seeds"])
         network = CouplingNetwork.from_pretrained(self.coupling)
@@ -233,7 +235,11 @@ class ConceptStage(L.LightningModule):
     def on_fit_end(self) -> None:
         """Write the bank's folder, if there was a step."""
         if self.trainer.is_global_zero and self.recent:
-            self.bank().save(self.hparams["export"] or Path(self.trainer.default_root_dir) / "concepts")
+            self.bank().save(self._export)
+
+    @property
+    def _export(self) -> Path:
+        return Path(self.hparams["export"] or Path(self.trainer.default_root_dir) / "concepts")
 
     def bank(self) -> ConceptBank:
         """The bank as it stands; after or during a training."""

@@ -19,6 +19,7 @@ from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
 from transporter_pl.coupling.losses import LossWeights, coupling_loss
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
+from transporter_pl.files import check_folder
 from transporter_pl.samples import Encoded, Origin, Shapes
 
 T = TypeVar("T")
@@ -78,8 +79,9 @@ class CouplingStage(L.LightningModule):
         """Take the statistics of the tokens, and the backbones' names, from the data.
 
         Raises:
-            TransporterError: If the data module does not give them.
+            TransporterError: If the data module does not give them, or the export folder can't be one.
         """
+        check_folder("export", self._export)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, EncodedData):
             msg = f"data: {type(data).__name__} gives no shapes, origin and token_statistics(); use a latent cache"
@@ -140,7 +142,11 @@ class CouplingStage(L.LightningModule):
     def on_fit_end(self) -> None:
         """Write Φ's folder."""
         if self.trainer.is_global_zero:
-            self.network.save(self.hparams["export"] or Path(self.trainer.default_root_dir) / "coupling")
+            self.network.save(self._export)
+
+    @property
+    def _export(self) -> Path:
+        return Path(self.hparams["export"] or Path(self.trainer.default_root_dir) / "coupling")
 
 
 def warmup_cosine(steps: int, warmup: int) -> Callable[[int], float]:
