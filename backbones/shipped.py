@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
-from transporter_pl.errors import TransporterError
+from transporter_pl.errors import TransporterError, did_you_mean
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 
@@ -29,9 +28,7 @@ def resolve(path: str | Path) -> str:
 def advice(path: str | Path) -> str:
     """What to give instead of a path that is not there: the shipped names, and the nearest of them."""
     names = shipped_names()
-    near = difflib.get_close_matches(Path(path).name, names, n=1)
-    hint = f"Did you mean {near[0]!r}? " if near else ""
-    return f"{hint}Shipped: {', '.join(names) or 'none'}"
+    return f"{did_you_mean(Path(path).name, names)} Shipped: {', '.join(names) or 'none'}".lstrip()
 
 
 def shipped_names() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from argparse import ArgumentError
@@ -12,7 +11,7 @@ from typing import Any
 
 from transporter_pl import __doc__ as summary
 from transporter_pl import __version__
-from transporter_pl.errors import TransporterError
+from transporter_pl.errors import TransporterError, did_you_mean
 from transporter_pl.registry import Registry
 
 
@@ -68,9 +67,7 @@ def find(name: str) -> Command:
         return CORE[name]
     if name in PLUGINS.names():
         return PLUGINS.get(name)
-    near = difflib.get_close_matches(name, names(), n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    msg = f"command: unknown name {name!r}.{hint} Known: {', '.join(names())}"
+    msg = f"command: unknown name {name!r}.{did_you_mean(name, names())} Known: {', '.join(names())}"
     raise TransporterError(msg)
 
 

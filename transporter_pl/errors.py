@@ -1,5 +1,16 @@
 """The one exception that means: the input is wrong, and here is what to change."""
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
 
 class TransporterError(ValueError):
     """Bad input. The message names the field, the value and the fix; the command line prints it without a traceback."""
+
+
+def did_you_mean(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
+    """The nearest of the known names as a sentence after a space, or nothing where none is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f" Did you mean {near[0]!r}?" if near else ""

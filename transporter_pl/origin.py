@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import PurePath
 
 from torch import nn
 
@@ -15,6 +16,11 @@ def origin_of(generator: GeneratorAdapter, vlm: VLMAdapter) -> Origin:
     """What caches, Φ and concept banks say about the two models that they were made with."""
     weights = weights_fingerprint(generator), weights_fingerprint(vlm)
     return Origin(generator.source, vlm.source, generator.video, *weights)
+
+
+def checkpoint_name(source: str) -> str:
+    """What a checkpoint keeps where it moves, be it a hub id, a shipped one or a local folder: its last part."""
+    return PurePath(source).name
 
 
 def weights_fingerprint(model: nn.Module) -> str:

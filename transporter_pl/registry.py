@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import sys
 from collections.abc import Callable
@@ -10,7 +9,7 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Generic, TypeVar
 
-from transporter_pl.errors import TransporterError
+from transporter_pl.errors import TransporterError, did_you_mean
 
 T = TypeVar("T")
 
@@ -97,8 +96,7 @@ class Registry(Generic[T]):
 
     def _unknown(self, name: str) -> str:
         known = self.names()
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(name, known)
         return f"{self.kind}: unknown name {name!r}.{hint} Known: {', '.join(known) or 'none'}; or give a class path"
 
 

@@ -118,14 +118,18 @@ class VLMPretraining(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Muon for the layers' matrices, AdamW for the rest, both with warm-up and linear decay."""
-        named = list(self.adapter.model.named_parameters())
-        matrices = [p for name, p in named if p.ndim == 2 and not any(part in name for part in EMBEDDINGS)]
-        rest = [p for name, p in named if p.ndim == 1 or any(part in name for part in EMBEDDINGS)]
-        # a row sums over thousands of pixels that change together: at the others' rate its features never settle
-        patches = {"params": [p for p in self.adapter.model.parameters() if p.ndim > 2], "lr": self.hparams["lr"] / 10}
+        matrices: list[Tensor] = []
+        rest: list[Tensor] = []
+        patches: list[Tensor] = []
+        for name, weight in self.adapter.model.named_parameters():
+            table = any(part in name for part in EMBEDDINGS)
+            (patches if weight.ndim > 2 else rest if table or weight.ndim == 1 else matrices).append(weight)
+        lr = self.hparams["lr"]
+        # a patch row sums over thousands of pixels that change together: at the others' rate it never settles
+        groups = [{"params": rest}, {"params": patches, "lr": lr / 10}]
         optimizers = (
             torch.optim.Muon(matrices, self.hparams["muon_lr"], weight_decay=0.0),
-            torch.optim.AdamW([{"params": rest}, patches], self.hparams["lr"], betas=(0.9, 0.98), weight_decay=0.0),
+            torch.optim.AdamW(groups, lr, betas=(0.9, 0.98), weight_decay=0.0),
         )
         factor = warm_hold_decay(self.trainer.max_steps)
         schedulers = [LambdaLR(optimizer, factor) for optimizer in optimizers]

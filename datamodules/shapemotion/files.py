@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from transporter_pl.datamodules.shapemotion.world import TEMPLATES, Scene, render, sample_scene
 from transporter_pl.errors import TransporterError
-from transporter_pl.files import check_folder
+from transporter_pl.files import check_folder, replace_file
 from transporter_pl.report.video import write_video
 from transporter_pl.samples import VideoSpec
 
@@ -101,9 +101,8 @@ def _claim(folder: Path, scene: Scene, settings: dict[str, int | float | bool]) 
             msg = f"folder: {str(folder)!r} holds clips of an older ShapeMotion; use another folder"
             raise TransporterError(msg)
         return
-    aside = folder / f".{TRUTH}.part"
-    save_file({"words": scene.words, "values": scene.values}, aside, {"settings": json.dumps(settings)})
-    aside.replace(path)
+    tensors, metadata = {"words": scene.words, "values": scene.values}, {"settings": json.dumps(settings)}
+    replace_file(path, lambda aside: save_file(tensors, aside, metadata))
 
 
 def _read_truth(path: Path) -> tuple[Scene, dict[str, Any]]:
@@ -126,6 +125,5 @@ def _video_id(index: int, spec: VideoSpec) -> str:
 def _write_annotations(folder: Path, names: list[str], scene: Scene) -> Path:
     said = [scene.captions(number % len(TEMPLATES)) for number in range(CAPTIONS)]
     rows = [{"videoID": name, "enCap": list(en)} for name, *en in zip(names, *said, strict=True)]
-    aside = folder / f".{ANNOTATIONS}.part"
-    aside.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    return aside.replace(folder / ANNOTATIONS)
+    replace_file(folder / ANNOTATIONS, lambda aside: aside.write_text(json.dumps(rows, indent=1), encoding="utf-8"))
+    return folder / ANNOTATIONS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Set
@@ -14,7 +13,7 @@ from jsonargparse import ArgumentParser, get_loader, set_loader
 from yaml import YAMLError
 
 import transporter_pl
-from transporter_pl.errors import TransporterError
+from transporter_pl.errors import TransporterError, did_you_mean
 from transporter_pl.registry import datamodules
 
 PACKAGED = Path(transporter_pl.__file__).parent / "configs"
@@ -120,7 +119,6 @@ def _find(name: str) -> str:
         return name
     if packaged.is_file():
         return str(packaged)
-    near = difflib.get_close_matches(name, packaged_configs(), n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(name, packaged_configs(), cutoff=0.4)
     msg = f"config: no file {name!r}.{hint} Packaged: {', '.join(packaged_configs()) or 'none'}"
     raise TransporterError(msg)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
@@ -14,7 +14,7 @@ from torch import Tensor
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.errors import TransporterError
 from transporter_pl.files import replace_file
-from transporter_pl.origin import check_weights
+from transporter_pl.origin import check_weights, checkpoint_name
 from transporter_pl.samples import Origin
 
 VECTORS, DESCRIPTION = "concepts.safetensors", "concepts.json"
@@ -110,8 +110,7 @@ class ConceptBank:
             msg = f"concepts: {str(folder)!r} is no concept bank ({error}); give one that a concept training wrote"
             raise TransporterError(msg) from error
         for kind, made, asked in (("generator", bank.generator, generator), ("vlm", bank.vlm, vlm)):
-            # a checkpoint keeps its name where it moves, be it a hub id, a shipped one or a local folder
-            if asked is not None and PurePath(asked).name != PurePath(made).name:
+            if asked is not None and checkpoint_name(asked) != checkpoint_name(made):
                 msg = f"concepts: {str(folder)!r} was made with the {kind} {made!r}, not {asked!r}; load that one, or "
                 msg += "train the bank anew"
                 raise TransporterError(msg)

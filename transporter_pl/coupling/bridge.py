@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import Self
 
 from torch import Tensor, nn
@@ -11,7 +10,7 @@ from transporter_pl.adapters import GeneratorAdapter, VLMAdapter
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.encoding import reencode
 from transporter_pl.errors import TransporterError
-from transporter_pl.origin import check_weights, origin_of
+from transporter_pl.origin import check_weights, checkpoint_name, origin_of
 from transporter_pl.samples import Coupled, Origin, Shapes
 
 
@@ -69,10 +68,9 @@ def check_fit(network: CouplingNetwork, origin: Origin, shapes: Shapes) -> None:
     config, trained_for = network.config, network.origin
     pairs: list[tuple[str, object, object]] = []
     if trained_for is not None:
-        # a checkpoint keeps its name where it moves, be it a hub id, a shipped one or a local folder
         pairs += [
-            ("generator", PurePath(trained_for.generator).name, PurePath(origin.generator).name),
-            ("vlm", PurePath(trained_for.vlm).name, PurePath(origin.vlm).name),
+            ("generator", checkpoint_name(trained_for.generator), checkpoint_name(origin.generator)),
+            ("vlm", checkpoint_name(trained_for.vlm), checkpoint_name(origin.vlm)),
             ("video", str(trained_for.video), str(origin.video)),
         ]
     pairs += [

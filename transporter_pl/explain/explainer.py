@@ -179,12 +179,13 @@ class Explainer:
             video, *routes = self._draw(*self.latents(*rows, steps, guidance, watch))
             videos.append(video.cpu())
             answers.append([self._ask(tokens, contrast, prompt) for tokens in routes])
-        if not torch.cat(videos).isfinite().all():
+        drawn = torch.cat(videos)
+        if not drawn.isfinite().all():
             msg = f"phi: {' '.join(f'{value:g}' for value in phi)} draws nothing finite; give smaller values"
             raise TransporterError(msg)
         origin, count = values.tolist().index(0), len(phi)
         coupled, reencoded = (self._read(r, origin, count, contrast) for r in zip(*answers, strict=True))
-        return Explanation(concept.pair, context, seed, values[:count], torch.cat(videos)[:count], coupled, reencoded)
+        return Explanation(concept.pair, context, seed, values[:count], drawn[:count], coupled, reencoded)
 
     @torch.no_grad()
     def latents(

@@ -7,6 +7,8 @@ from pathlib import Path
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 
+from transporter_pl.files import replace_file
+
 # also the page's: blue where the negative word stands, orange where the positive
 NEGATIVE, POSITIVE, INK, FAINT = "#2b6cb0", "#c2410c", "#22211f", "#a8a49c"
 
@@ -20,7 +22,4 @@ def colour_of(phi: float) -> str:
 
 def save(figure: Figure, path: str | Path, dpi: int = 200) -> None:
     """Write a figure in the format of the file's ending, aside first."""
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.part")
-    figure.savefig(aside, format=path.suffix[1:], dpi=dpi, bbox_inches="tight", facecolor="white")
-    aside.replace(path)
+    replace_file(Path(path), lambda aside: figure.savefig(aside, dpi=dpi, bbox_inches="tight", facecolor="white"))

@@ -9,6 +9,7 @@ from typing import Any
 
 import transporter_pl
 from transporter_pl.explain.explainer import Explanation, Reading
+from transporter_pl.files import replace_file
 from transporter_pl.report.calibration import calibration
 from transporter_pl.report.filmstrip import filmstrip
 from transporter_pl.report.page import Page, Shot, write_page
@@ -66,9 +67,8 @@ def _write_figures(
         "made_with": dict(made_with),
         "version": transporter_pl.__version__,
     }
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(json.dumps(figures, indent=1, ensure_ascii=False), encoding="utf-8")
-    aside.replace(path)
+    text = json.dumps(figures, indent=1, ensure_ascii=False)
+    replace_file(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def _reading(reading: Reading) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from string import Template
 
 from transporter_pl.concepts.pairs import SLOT
 from transporter_pl.errors import TransporterError
+from transporter_pl.files import replace_file
 from transporter_pl.report.figures import NEGATIVE, POSITIVE, colour_of
 
 
@@ -80,10 +81,7 @@ def write_page(path: str | Path, page: Page) -> None:
         negative_colour=NEGATIVE,
         positive_colour=POSITIVE,
     )
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.part")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    replace_file(Path(path), lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def _sentence(page: Page) -> str:

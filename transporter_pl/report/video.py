@@ -10,6 +10,7 @@ import av
 from torch import Tensor
 
 from transporter_pl.errors import TransporterError
+from transporter_pl.files import replace_file
 
 CHROMA = {"4:2:0": "yuv420p", "4:4:4": "yuv444p"}
 
@@ -33,14 +34,15 @@ def write_video(
     if chroma == "4:2:0" and (height % 2 or width % 2):
         msg = f"video: {height}x{width} has an odd side, which 4:2:0 can't hold; use even sides"
         raise TransporterError(msg)
-    path = Path(path)
-    aside = path.with_name(f".{path.name}.part")
     pixels = (video.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    with av.open(str(aside), "w", format="mp4", options={"movflags": "faststart"}) as container:
-        rate = Fraction(fps).limit_denominator(1001)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality)})
-        stream.width, stream.height, stream.pix_fmt = width, height, CHROMA[chroma]
-        for index in range(frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels[index], format="rgb24")))
-        container.mux(stream.encode())
-    aside.replace(path)
+
+    def encode(aside: Path) -> None:
+        with av.open(str(aside), "w", format="mp4", options={"movflags": "faststart"}) as container:
+            rate = Fraction(fps).limit_denominator(1001)
+            stream = container.add_stream("libx264", rate=rate, options={"crf": str(quality)})
+            stream.width, stream.height, stream.pix_fmt = width, height, CHROMA[chroma]
+            for index in range(frames):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels[index], format="rgb24")))
+            container.mux(stream.encode())
+
+    replace_file(Path(path), encode)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path, PurePath
 from typing import Any, Literal
 
 import lightning as L  # noqa: N812
@@ -25,10 +24,10 @@ from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.sampler import check_counts
-from transporter_pl.files import check_folder
 from transporter_pl.loading import BackboneSpec, load_pair
+from transporter_pl.origin import checkpoint_name
 from transporter_pl.samples import Encoded, Origin, VideoSpec
-from transporter_pl.stages.hyperparameters import built, check_choices, plain
+from transporter_pl.stages.hyperparameters import built, check_choices, export_folder, plain
 
 COUNTS = ("seeds", "noise_seeds", "sampling_steps", "guidance", "steps", "batch_size")
 RECENT = 50  # steps over which the reported loss is averaged
@@ -120,7 +119,7 @@ class ConceptStage(L.LightningModule):
         """Load the backbones and Φ, and see that every pair is a contrast to the VLM."""
         if self.teacher is not None:
             return
-        check_folder("export", self._export)
+        export_folder(self, "concepts")
         clips = self._data() if self.hparams["trajectory"] == "data" else None
         settings = settings_of(self.pairs) if clips is None else settings_in(clips, self.pairs, self.hparams["seeds"])
         network = CouplingNetwork.from_pretrained(self.coupling)
@@ -235,11 +234,7 @@ class ConceptStage(L.LightningModule):
     def on_fit_end(self) -> None:
         """Write the bank's folder, if there was a step."""
         if self.trainer.is_global_zero and self.recent:
-            self.bank().save(self._export)
-
-    @property
-    def _export(self) -> Path:
-        return Path(self.hparams["export"] or Path(self.trainer.default_root_dir) / "concepts")
+            self.bank().save(export_folder(self, "concepts"))
 
     def bank(self) -> ConceptBank:
         """The bank as it stands; after or during a training."""
@@ -270,8 +265,8 @@ def _check_pairs(pairs: list[Pair]) -> None:
 
 
 def _check_origin(origin: Origin, generator: BackboneSpec, video: VideoSpec) -> None:
-    """Refuse latents of another generator, which keeps its name where its folder moves, or of another geometry."""
-    names = PurePath(origin.generator).name, PurePath(generator.path).name
+    """Refuse latents of another generator, or of another geometry."""
+    names = checkpoint_name(origin.generator), checkpoint_name(generator.path)
     for field, made, given in (("generator", *names), ("video", str(origin.video), str(video))):
         if made != given:
             msg = f"{field}: the data's latents were made with {made}, not {given}; use that, or encode the clips anew"

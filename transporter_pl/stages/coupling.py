@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import lightning as L  # noqa: N812
 import torch
@@ -19,8 +18,8 @@ from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
 from transporter_pl.coupling.losses import LossWeights, coupling_loss
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
-from transporter_pl.files import check_folder
 from transporter_pl.samples import Encoded, Origin, Shapes
+from transporter_pl.stages.hyperparameters import built, export_folder
 
 T = TypeVar("T")
 
@@ -68,8 +67,8 @@ class CouplingStage(L.LightningModule):
         export: str | None = None,
     ) -> None:
         super().__init__()
-        shapes, network = _built(Shapes, shapes), _built(CouplingOptions, network)
-        self.weights = _built(LossWeights, weights)
+        shapes, network = built(Shapes, shapes), built(CouplingOptions, network)
+        self.weights = built(LossWeights, weights)
         self.save_hyperparameters()
         # checkpoints load with weights_only=True, which knows no dataclass of ours
         self.hparams.update(shapes=asdict(shapes), network=asdict(network), weights=asdict(self.weights))
@@ -81,7 +80,7 @@ class CouplingStage(L.LightningModule):
         Raises:
             TransporterError: If the data module does not give them, or the export folder can't be one.
         """
-        check_folder("export", self._export)
+        export_folder(self, "coupling")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, EncodedData):
             msg = f"data: {type(data).__name__} gives no shapes, origin and token_statistics(); use a latent cache"
@@ -142,11 +141,7 @@ class CouplingStage(L.LightningModule):
     def on_fit_end(self) -> None:
         """Write Φ's folder."""
         if self.trainer.is_global_zero:
-            self.network.save(self._export)
-
-    @property
-    def _export(self) -> Path:
-        return Path(self.hparams["export"] or Path(self.trainer.default_root_dir) / "coupling")
+            self.network.save(export_folder(self, "coupling"))
 
 
 def warmup_cosine(steps: int, warmup: int) -> Callable[[int], float]:
@@ -159,8 +154,3 @@ def warmup_cosine(steps: int, warmup: int) -> Callable[[int], float]:
         return 0.5 * (1 + math.cos(math.pi * done))
 
     return factor
-
-
-def _built(kind: type[T], value: T | dict[str, Any]) -> T:
-    """A dataclass from its fields, as checkpoints hold it."""
-    return kind(**value) if isinstance(value, dict) else value

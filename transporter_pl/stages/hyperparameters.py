@@ -1,12 +1,16 @@
-"""Hyperparameters as checkpoints hold them, plain data that loads with ``weights_only=True``, and their checks."""
+"""Hyperparameters as checkpoints hold them, plain data that loads with ``weights_only=True``, and what stages ask."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
+import lightning as L  # noqa: N812
+
 from transporter_pl.errors import TransporterError
+from transporter_pl.files import check_folder
 
 T = TypeVar("T")
 
@@ -21,6 +25,16 @@ def plain(value: object) -> object:
 def built(kind: type[T], value: object) -> T:
     """The inverse of ``plain``: a dataclass from itself, or from its fields."""
     return value if isinstance(value, kind) else kind(**cast("dict[str, object]", value))
+
+
+def export_folder(stage: L.LightningModule, name: str) -> Path:
+    """Where a stage writes what it has trained: its ``export``, by default the folder of that name in the run's.
+
+    Raises:
+        TransporterError: If a file stands there.
+    """
+    run = Path(stage.trainer.default_root_dir)
+    return check_folder("export", stage.hparams["export"] or run / name)
 
 
 def check_choices(stage: type, options: Mapping[str, Any]) -> None:
