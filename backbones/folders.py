@@ -10,40 +10,91 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 
 from transporter_pl.backbones.shipped import advice
 from transporter_pl.errors import TransporterError
+from transporter_pl.origin import split_revision
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from transporter_pl.samples import VideoSpec
 
+# what the hub says, the special before the general, and what to do about it
+FIXES: tuple[tuple[type[Exception], str], ...] = (
+    (
+        GatedRepoError,
+        "It is gated: accept its licence at https://huggingface.co/{repo} and log in with `hf auth login`, or give a "
+        "local folder",
+    ),
+    (
+        RevisionNotFoundError,
+        "The hub has {repo!r}, but not its revision {revision!r}; give a branch, tag, commit or refs/pr/N behind the @",
+    ),
+    (
+        RepositoryNotFoundError,
+        "{advice}; the hub has none of that name, or a private one: check the spelling, log in with `hf auth login`, "
+        "or give a local folder",
+    ),
+    (
+        LocalEntryNotFoundError,
+        "{advice}; it is not in the hub's cache, and the hub does not give it ({reason}): download it where it does, "
+        "or give a local folder",
+    ),
+)
+
 
 def find_config(folder: str, name: str) -> dict[str, Any] | None:
     """A JSON file of a local folder or hub repository, ``None`` if it has none of that name.
 
+    Args:
+        folder: Local folder or hub id; "org/name@revision" is a branch, tag or commit of a hub id.
+        name: Of the file, relative to the folder.
+
     Raises:
         TransporterError: If the hub can't be reached, or the file is no JSON object.
     """
-    file = Path(folder) / name
-    if not Path(folder).is_dir():
-        with loading(folder):
-            try:
-                file = Path(hf_hub_download(folder, name))
-            except EntryNotFoundError as error:
-                if isinstance(error, LocalEntryNotFoundError) and not _any_cached(folder):
-                    raise
-                return None
-    if not file.is_file():
+    file = find_file(folder, name)
+    if file is None:
         return None
     try:
         return dict(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         msg = f"path: {name} in {folder!r} is no JSON object ({error}); download the model again"
         raise TransporterError(msg) from error
+
+
+def find_file(folder: str, name: str) -> Path | None:
+    """Where a file of a local folder or hub repository is on disk, ``None`` if it has none of that name.
+
+    Args:
+        folder: Local folder or hub id, as ``find_config`` takes it.
+        name: Of the file, relative to the folder.
+
+    Raises:
+        TransporterError: If the hub can't be reached.
+    """
+    if Path(folder).is_dir():
+        file = Path(folder) / name
+        return file if file.is_file() else None
+    repo, revision = split_revision(folder)
+    with loading(folder):
+        try:
+            return Path(hf_hub_download(repo, name, revision=revision))
+        except EntryNotFoundError as error:
+            if isinstance(error, LocalEntryNotFoundError) and not _any_cached(repo, revision):
+                raise
+            return None
 
 
 def read_config(folder: str, name: str) -> dict[str, Any]:
@@ -61,19 +112,44 @@ def read_config(folder: str, name: str) -> dict[str, Any]:
 
 @contextmanager
 def loading(folder: str) -> Iterator[None]:
-    """Turn the hub's many errors into one that names the path.
+    """Refuse pickled weights, and turn the hub's many errors into one that names the path and the fix.
 
     Raises:
-        TransporterError: If the wrapped loading fails to find or read a file.
+        TransporterError: If a local folder's weights are pickles, or the wrapped loading fails to find or read a file.
     """
+    _check_pickles(folder)
     try:
         yield
     except (OSError, HfHubHTTPError, HFValidationError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        there = "The folder is not whole" if Path(folder).is_dir() else advice(folder)
-        fix = "or give another local folder, or a hub id that this machine can reach"
-        msg = f"path: can't load {folder!r}. {there}; {fix} ({first})"
+        msg = f"path: can't load {folder!r}. {_fix(folder, error)}"
         raise TransporterError(msg) from error
+
+
+def _fix(folder: str, error: Exception) -> str:
+    repo, revision = split_revision(folder)
+    # libraries that load from the hub wrap its errors in their own
+    kinds = [type(e) for e in (error, error.__cause__) if e is not None]
+    for known, fix in FIXES:
+        if any(issubclass(kind, known) for kind in kinds):
+            reason = _first_line(error.__cause__ or error)
+            return fix.format(repo=repo, revision=revision or "main", advice=advice(repo), reason=reason)
+    there = "The folder is not whole" if Path(folder).is_dir() else advice(repo)
+    return f"{there}; or give another local folder, or a hub id that this machine can reach ({_first_line(error)})"
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _check_pickles(folder: str) -> None:
+    """Refuse a local folder, or a part of a pipeline in it, with pickled weights and no safetensors beside them."""
+    for pickled in [*Path(folder).glob("*pytorch_model*.bin"), *Path(folder).glob("*/*pytorch_model*.bin")]:
+        if not any(pickled.parent.glob("*.safetensors")):
+            msg = (
+                f"path: the weights in {str(pickled)!r} are pickled, which can run code; give a folder of "
+                "safetensors, as `save_pretrained` writes them"
+            )
+            raise TransporterError(msg)
 
 
 @contextmanager
@@ -104,7 +180,10 @@ def check_video(video: Tensor, spec: VideoSpec) -> None:
         raise TransporterError(msg)
 
 
-def _any_cached(folder: str) -> bool:
-    from huggingface_hub.constants import HF_HUB_CACHE
-
-    return (Path(HF_HUB_CACHE) / f"models--{folder.replace('/', '--')}" / "snapshots").is_dir()
+def _any_cached(repo: str, revision: str | None) -> bool:
+    """Whether the hub's cache holds files of that revision, so that one that it lacks may not exist."""
+    name = revision or constants.DEFAULT_REVISION
+    cache = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    known = cache / "refs" / name
+    commit = known.read_text(encoding="utf-8") if known.is_file() else name
+    return (cache / "snapshots" / commit).is_dir()

@@ -1,8 +1,9 @@
-"""Pixels → patch rows of VideoLLaMA 3, in plain differentiable torch, as its official video processor has them."""
+"""Pixels → patch rows of VideoLLaMA 3 and Qwen3-VL, in plain differentiable torch, as their official processors do."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -37,7 +38,7 @@ class PatchGrid:
     std: tuple[float, ...]
 
     @classmethod
-    def fit(cls, video: VideoSpec, patch: int, processor: dict[str, Any]) -> Self:
+    def fit(cls, video: VideoSpec, patch: int, processor: Mapping[str, Any]) -> Self:
         """The grid of one geometry under the settings of a video processor.
 
         Raises:
@@ -56,9 +57,7 @@ class PatchGrid:
                 f"{patch * merge} (patch {patch} x merge {merge})"
             )
             raise TransporterError(msg)
-        normalise = processor.get("do_normalize", True)
-        mean, std = (_channels(processor.get(k, 0.5)) for k in ("image_mean", "image_std"))
-        return cls(height, width, patch, merge, mean if normalise else (0.0,) * 3, std if normalise else (1.0,) * 3)
+        return cls(height, width, patch, merge, *normalisation(processor))
 
     @property
     def tokens(self) -> int:
@@ -86,11 +85,22 @@ class PatchGrid:
     def shapes(self, count: int, frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """What the model wants to know beside the rows: (T, h, w) of each clip (B, 3), and merge sizes (B,)."""
         grid = torch.tensor([[frames, self.height // self.patch, self.width // self.patch]] * count, device=device)
-        return grid, torch.full((count,), self.merge, device=device)
+        return grid, torch.tensor([self.merge] * count, device=device)
 
 
-def smart_resize(height: int, width: int, factor: int, least: int, most: int) -> tuple[int, int]:
-    """Nearest size in multiples of ``factor`` with between ``least`` and ``most`` pixels, as the processor chooses it.
+def smart_resize(
+    height: int, width: int, factor: int, least: int, most: int, frames: int = 1, span: int = 1
+) -> tuple[int, int]:
+    """Nearest size in multiples of ``factor`` with between ``least`` and ``most`` pixels, as the processors choose it.
+
+    Args:
+        height: Height of the frame.
+        width: Width of the frame.
+        factor: Side of the square that becomes one token.
+        least: Smallest number of pixels.
+        most: Largest number of pixels.
+        frames: Frames whose pixels are counted together.
+        span: Frames that become one token; whole tokens are counted, rounded.
 
     Raises:
         TransporterError: If one side is more than 200 times the other.
@@ -98,14 +108,22 @@ def smart_resize(height: int, width: int, factor: int, least: int, most: int) ->
     if max(height, width) > 200 * min(height, width):
         msg = f"video: a frame of {height}x{width} is too elongated for this VLM; keep the sides' ratio within 200"
         raise TransporterError(msg)
-    near = [round(side / factor) * factor for side in (height, width)]
-    if near[0] * near[1] > most:
-        shrink = math.sqrt(height * width / most)
+    near, counted = [round(side / factor) * factor for side in (height, width)], round(frames / span) * span
+    if counted * near[0] * near[1] > most:
+        shrink = math.sqrt(frames * height * width / most)
         near = [max(factor, math.floor(side / shrink / factor) * factor) for side in (height, width)]
-    elif near[0] * near[1] < least:
-        grow = math.sqrt(least / (height * width))
+    elif counted * near[0] * near[1] < least:
+        grow = math.sqrt(least / (frames * height * width))
         near = [math.ceil(side * grow / factor) * factor for side in (height, width)]
     return near[0], near[1]
+
+
+def normalisation(processor: Mapping[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each colour under the settings of a processor; 0.5 where it has none."""
+    if not processor.get("do_normalize", True):
+        return (0.0,) * 3, (1.0,) * 3
+    mean, std = (processor.get(name, 0.5) for name in ("image_mean", "image_std"))
+    return _channels(mean), _channels(std)
 
 
 def _channels(value: float | list[float]) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""Small trained checkpoints that come with the package, found by name."""
+"""What comes with the package: small trained checkpoints, found by name, and the configurations of published models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from transporter_pl.errors import TransporterError, did_you_mean
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
+PUBLISHED = Path(__file__).parent / "published"
 
 
 def resolve(path: str | Path) -> str:
@@ -23,6 +24,25 @@ def resolve(path: str | Path) -> str:
         msg = f"path: no folder {str(path)!r}. {advice(path)}, or give a local folder or hub id"
         raise TransporterError(msg)
     return str(local) if local.is_dir() else str(path)
+
+
+def configuration(path: str | Path) -> str:
+    """Where a model's configuration is: of a published hub id in the package, otherwise where ``resolve`` says.
+
+    So shapes and sizes of the published models are known before anything is downloaded.
+
+    Raises:
+        TransporterError: As ``resolve``.
+    """
+    found, name = resolve(path), str(path).partition("@")[0]
+    if Path(found).is_dir() or name not in published_names():
+        return found
+    return str(PUBLISHED / name.replace("/", "--"))
+
+
+def published_names() -> list[str]:
+    """Hub ids whose configuration is in the package."""
+    return sorted(p.name.replace("--", "/") for p in PUBLISHED.iterdir() if p.is_dir()) if PUBLISHED.is_dir() else []
 
 
 def advice(path: str | Path) -> str:

@@ -12,14 +12,13 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
 from transporter_pl.adapters import GeneratorAdapter
-from transporter_pl.backbones.folders import check_video, find_config, loading, read_config, saved_aside
-from transporter_pl.backbones.shipped import resolve
-from transporter_pl.backbones.wan_geometry import WanGeometry
+from transporter_pl.backbones.folders import check_video, loading, read_config, saved_aside
+from transporter_pl.backbones.shipped import configuration, resolve
+from transporter_pl.backbones.wan_geometry import GUIDANCE, OWN, WanGeometry, read_guidance
+from transporter_pl.backbones.wan_random import random_pipeline
 from transporter_pl.backbones.wan_schedule import WanSchedule, check_scheduler
+from transporter_pl.origin import split_revision
 from transporter_pl.samples import VideoSpec
-
-OWN = "transporter.json"  # what a WanPipeline folder has no place for
-GUIDANCE = 5.0  # default of the WanPipeline call
 
 
 class WanAdapter(GeneratorAdapter):
@@ -32,13 +31,19 @@ class WanAdapter(GeneratorAdapter):
         video: Geometry of the clips.
         source: Hub id or folder that it came from.
         guidance_scale: Scale of classifier-free guidance that it is meant to be sampled with.
+        guidance_scale_2: Scale of the expert for low noise; ``None``: the same.
 
     Raises:
         TransporterError: If the geometry does not suit the pipeline, or its scheduler is none of flow matching.
     """
 
     def __init__(
-        self, pipeline: WanPipeline, video: VideoSpec, source: str | Path = "", guidance_scale: float = GUIDANCE
+        self,
+        pipeline: WanPipeline,
+        video: VideoSpec,
+        source: str | Path = "",
+        guidance_scale: float = GUIDANCE,
+        guidance_scale_2: float | None = None,
     ) -> None:
         super().__init__()
         parts = pipeline.components
@@ -48,7 +53,7 @@ class WanAdapter(GeneratorAdapter):
         self.text_encoder: nn.Module = parts["text_encoder"]
         self.vae: AutoencoderKLWan = parts["vae"]
         self.pipeline, self.video, self.source = pipeline, video, str(source)
-        self._guidance_scale = guidance_scale
+        self._guidance_scale, self._guidance_scale_2 = guidance_scale, guidance_scale_2
         self.geometry = WanGeometry.of(self.vae.config, self.transformer.config, parts["tokenizer"].model_max_length)
         self._latent_shape = self.geometry.latents(video)
         self._whole = WanSchedule(parts["scheduler"], 2).whole
@@ -64,11 +69,24 @@ class WanAdapter(GeneratorAdapter):
         folder = resolve(path)
         WanGeometry.read(folder).latents(video)
         check_scheduler(read_config(folder, "scheduler/scheduler_config.json"))
-        guidance = (find_config(folder, OWN) or {}).get("guidance_scale", GUIDANCE)
+        guidance = read_guidance(folder, path)
+        repo, revision = split_revision(folder)
         dtypes = {"default": dtype, "vae": torch.float32}
         with loading(folder):
-            pipeline = WanPipeline.from_pretrained(folder, dtype=dtypes, use_safetensors=True)
-        return cls(pipeline, video, path, guidance).freeze()
+            pipeline = WanPipeline.from_pretrained(repo, revision=revision, dtype=dtypes, use_safetensors=True)
+        return cls(pipeline, video, path, *guidance).freeze()
+
+    @classmethod
+    def from_config(cls, path: str | Path, video: VideoSpec, dtype: torch.dtype = torch.float32) -> Self:
+        """The pipeline of a hub id or local folder with random weights; the VAE stays in float32.
+
+        Raises:
+            TransporterError: As ``from_pretrained``.
+        """
+        folder = configuration(path)
+        WanGeometry.read(folder).latents(video)
+        check_scheduler(read_config(folder, "scheduler/scheduler_config.json"))
+        return cls(random_pipeline(folder, dtype), video, path, *read_guidance(folder, path)).freeze()
 
     @classmethod
     def shapes_of(cls, path: str | Path, video: VideoSpec) -> tuple[tuple[int, int, int, int], tuple[int, int]]:
@@ -77,14 +95,23 @@ class WanAdapter(GeneratorAdapter):
         Raises:
             TransporterError: As ``from_pretrained``.
         """
-        geometry = WanGeometry.read(resolve(path))
+        geometry = WanGeometry.read(configuration(path))
         return geometry.latents(video), geometry.condition
 
     def save(self, path: str | Path) -> None:
-        """Write a WanPipeline folder, with the guidance scale beside it in ``transporter.json``."""
+        """Write a WanPipeline folder, with the guidance scales beside it in ``transporter.json``."""
+        own = {"guidance_scale": self._guidance_scale}
+        if self._guidance_scale_2 is not None:
+            own["guidance_scale_2"] = self._guidance_scale_2
         with saved_aside(path) as aside:
             self.pipeline.save_pretrained(aside)
-            (aside / OWN).write_text(json.dumps({"guidance_scale": self.guidance_scale}) + "\n", encoding="utf-8")
+            (aside / OWN).write_text(json.dumps(own) + "\n", encoding="utf-8")
+
+    def checkpoint_activations(self) -> None:
+        """Of every block of the transformers only the input is kept for the backward pass."""
+        for expert in (self.transformer, self.transformer_2):
+            if expert is not None:
+                expert.enable_gradient_checkpointing()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,6 +133,11 @@ class WanAdapter(GeneratorAdapter):
     def guidance_scale(self) -> float:
         """Classifier-free guidance scale; the unconditional condition is that of the empty caption."""
         return self._guidance_scale
+
+    def guidance_at(self, t: float) -> float:
+        """The scale of the expert that is trained for t."""
+        low = self._boundary is not None and bool(self._model_time(torch.tensor(t)) < self._boundary)
+        return self._guidance_scale_2 if low and self._guidance_scale_2 is not None else self.guidance_scale
 
     def encode(self, video: Tensor) -> Tensor:
         """Video (B, T, 3, H, W) in [0, 1] → latents (mode − mean) / std, (B, C, T', H', W').

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
-from transporter_pl.backbones.folders import read_config
+from transporter_pl.backbones.folders import find_config, read_config
 from transporter_pl.errors import TransporterError
+from transporter_pl.origin import checkpoint_name
 from transporter_pl.samples import VideoSpec
 
 TEXT_LENGTH = 512  # default of the WanPipeline call
+GUIDANCE = 5.0  # that call's default too, and what TI2V-5B is meant to be sampled with
+OWN = "transporter.json"  # what a WanPipeline folder has no place for
+# the published ones whose two experts are meant to be guided by other scales
+PUBLISHED = {"Wan2.2-T2V-A14B-Diffusers": (4.0, 3.0)}
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,11 @@ class WanGeometry:
         Raises:
             TransporterError: If it is no folder of a WanPipeline.
         """
-        kind = read_config(folder, "model_index.json").get("_class_name")
+        index = find_config(folder, "model_index.json")
+        if index is None:
+            msg = f"path: {folder!r} has no model_index.json; give a folder in the layout of diffusers (hub ids of Wan "
+            raise TransporterError(msg + "in that layout end in -Diffusers)")
+        kind = index.get("_class_name")
         if kind != "WanPipeline":
             msg = f"path: {folder!r} holds a {kind}, not a WanPipeline; give a Wan text-to-video folder"
             raise TransporterError(msg)
@@ -74,3 +85,27 @@ class WanGeometry:
                 )
                 raise TransporterError(msg)
         return self.channels, (video.frames - 1) // time + 1, video.height // space, video.width // space
+
+
+def read_guidance(folder: str, name: str | Path) -> tuple[float, float | None]:
+    """The guidance scales that a folder is meant to be sampled with, as the WanPipeline call has them.
+
+    Args:
+        folder: Local folder or hub id.
+        name: What the user calls it; the published ones, which have no file of ours, are known by name.
+
+    Returns:
+        ``guidance_scale``, and ``guidance_scale_2`` of the expert for low noise; None: the same.
+
+    Raises:
+        TransporterError: If the folder gives a scale that is no number of at least 1.
+    """
+    own = find_config(folder, OWN)
+    if own is None:
+        return PUBLISHED.get(checkpoint_name(str(name)), (GUIDANCE, None))
+    first, second = own.get("guidance_scale", GUIDANCE), own.get("guidance_scale_2")
+    for scale in (first, first if second is None else second):
+        if not isinstance(scale, int | float) or not 1 <= scale < math.inf:
+            msg = f"path: {OWN} in {folder!r} gives the guidance scale {scale!r}; write a number of at least 1"
+            raise TransporterError(msg)
+    return first, second

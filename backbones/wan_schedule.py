@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,7 +16,7 @@ class WanSchedule:
     """The pipeline's own scheduler, for one sampling run.
 
     Args:
-        scheduler: Flow-matching scheduler of diffusers; it is copied, as solvers keep a history.
+        scheduler: Flow-matching scheduler of diffusers; a new one like it is made, as solvers keep a history.
         steps: Number of steps.
         device: Where the latents are.
 
@@ -29,7 +28,7 @@ class WanSchedule:
         if steps < 1:
             msg = f"steps: {steps}, but sampling takes at least 1"
             raise TransporterError(msg)
-        self._scheduler = copy.deepcopy(scheduler)
+        self._scheduler = type(scheduler).from_config(scheduler.config)
         self._scheduler.set_timesteps(steps, device=device)
         # the time steps of some solvers are cut to whole numbers: σ is exact
         self.times: Tensor = self._scheduler.sigmas[:-1].to(device)

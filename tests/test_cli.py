@@ -142,11 +142,47 @@ def test_missing_config_suggests(capsys):
     assert "Did you mean 'shapemotion/pretrain_vae.yaml'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("config", packaged_configs())
+LAYERS = [name for name in packaged_configs() if name.startswith("pairs/") or name == "concept/paper.yaml"]
+
+
+@pytest.mark.parametrize("config", sorted({*packaged_configs()} - {*LAYERS}))
 def test_every_packaged_config_parses(config, capsys):
     name = (PACKAGED / config).stem
     command = name if name in names() else "fit"
     assert main([command, "--config", config, "--print_config"]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("command", "owner"), [("encode", "encode"), ("explain", "explain"), ("fit", "concept")])
+@pytest.mark.parametrize("config", LAYERS)
+def test_every_layer_parses_over_every_command_that_takes_it(command, owner, config, capsys):
+    if config == "concept/paper.yaml" and command != "fit":
+        return
+    plain, layered = [], ["--config", config, "--config", config]
+    for layer in (plain, layered):
+        line = [command, "--config", f"shapemotion/{owner}.yaml", *layer, "--print_config"]
+        assert main(line) == 0, capsys.readouterr().err
+        layer[:] = [yaml.safe_load(capsys.readouterr().out)]
+    before, after = (found[0]["model"]["init_args"] if command == "fit" else found[0] for found in (plain, layered))
+    wanted = yaml.safe_load((PACKAGED / config).read_text())
+    wanted = wanted.get("backbones") or wanted["model"]["init_args"]
+    for name, value in wanted.items():
+        found = after["data"]["init_args"] if command == "encode" and name == "video" else after
+        assert found[name] == ({**found[name], **value} if isinstance(value, dict) else value)
+    left = {name for name in before if name not in wanted and name != "data"}
+    assert {name: after[name] for name in left} == {name: before[name] for name in left}
+
+
+def test_options_win_over_a_file_of_backbones(capsys):
+    layer = ["--config", "pairs/shapemotion_gemma3.yaml"]
+    for line, group in (
+        (["explain", "--config", "shapemotion/explain.yaml", *layer, "--vlm.path", "mine"], ()),
+        (["fit", "--config", "shapemotion/concept.yaml", *layer, "--model.vlm.path", "mine"], ("model", "init_args")),
+    ):
+        assert main([*line, "--print_config"]) == 0
+        found = yaml.safe_load(capsys.readouterr().out)
+        for name in group:
+            found = found[name]
+        assert (found["vlm"]["name"], found["vlm"]["path"]) == ("gemma3", "mine")
 
 
 def test_layers_and_overrides(layers, capsys):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from transporter_pl.cli import main
 from transporter_pl.commands.demo import FAST, FULL, Budget, commands, page_folder
@@ -19,10 +20,30 @@ TINY = Budget(
 PAIRS = json.dumps([{"negative": "left", "positive": "right", "contexts": ["a red oval moves {} slowly"]}])
 
 
+LAYER = ["--config", "pairs/shapemotion_gemma3.yaml"]
+
+
 @pytest.mark.parametrize("budget", [FAST, FULL])
-def test_every_line_parses(budget, tmp_path, capsys):
-    for line in commands(budget, tmp_path, seed=0):
+@pytest.mark.parametrize("layer", [[], LAYER])
+def test_every_line_parses(budget, layer, tmp_path, capsys):
+    for line in commands(budget, tmp_path, 0, layer):
         assert main([*line, "--print_config"]) == 0, f"{line}\n{capsys.readouterr().err}"
+
+
+def test_another_vlm_reaches_every_step_that_loads_one(tmp_path, capsys):
+    lines = [line for line in commands(FAST, tmp_path, 0, LAYER) if LAYER[1] in line]
+    assert [line[0] for line in lines] == ["encode", "fit", "explain", "measure"]
+    for line in lines:
+        main([*line, "--print_config"])
+        shown = yaml.safe_load(capsys.readouterr().out)
+        found = shown["model"]["init_args"] if line[0] == "fit" else shown
+        assert (found["vlm"]["name"], found["vlm"]["path"]) == ("gemma3", "shapemotion-gemma3")
+
+
+def test_an_unknown_vlm_lists_the_known(capsys):
+    assert main(["demo", "--vlm", "gemma"]) == 2
+    said = capsys.readouterr().err
+    assert said == "error: vlm: no small VLM 'gemma'. Did you mean 'gemma3'? Known: gemma3, phi4mm, videollama3\n"
 
 
 def test_fast_is_a_flag(capsys):
@@ -77,6 +98,21 @@ def test_the_whole_path(tiny, tmp_path, capsys):
     measured = json.loads((tmp_path / "measure.json").read_text(), parse_constant=pytest.fail)  # no NaN
     assert len(measured["agreement"]) == 6
     assert [effect["row"] for effect in measured["effects"]] == ["learned q", "ε+ − ε−", "ε+"]
+
+
+@pytest.mark.parametrize("vlm", ["gemma3", "phi4mm"])
+def test_the_whole_path_on_every_other_small_vlm(vlm, tmp_path, capsys):
+    trainer = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
+    quick = {
+        "coupling": [*trainer, "--trainer.val_check_interval", "1", "--data.batch_size", "2"],
+        "concept": [*trainer, "--model.pairs", PAIRS, "--model.sampling_steps", "2", "--model.batch_size", "2"],
+    }
+    for line in commands(TINY, tmp_path, 0, ["--config", f"pairs/shapemotion_{vlm}.yaml"]):
+        over = quick.get(line[2].removeprefix("shapemotion/").removesuffix(".yaml"), [])
+        assert main([*line, *over]) == 0, f"{line}\n{capsys.readouterr().err}"
+    measured = json.loads((tmp_path / "measure.json").read_text(), parse_constant=pytest.fail)
+    on_pixels = next(row for row in measured["agreement"] if row["source"] == "the VLM on pixels")
+    assert min(on_pixels["factors"]) >= 0.75  # of four clips
 
 
 def test_errors_come_before_models_are_loaded(tiny, tmp_path, capsys):

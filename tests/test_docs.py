@@ -11,7 +11,7 @@ import pytest
 from transporter_pl.cli import main
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page, language):
@@ -49,6 +49,8 @@ def test_python_imports_what_it_names(page):
         exec(compile(ast.Module(imports, []), page.name, "exec"), known)
         names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
         made = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        made |= {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+        made |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
         assert {node.id for node in names} - made - known.keys() == set()
 
 

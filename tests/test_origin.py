@@ -12,7 +12,7 @@ from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.explainer import Explainer
 from transporter_pl.loading import load_generator, load_vlm
-from transporter_pl.origin import check_weights, origin_of, weights_fingerprint
+from transporter_pl.origin import check_weights, checkpoint_name, origin_of, split_revision, weights_fingerprint
 from transporter_pl.samples import Origin, VideoSpec
 
 
@@ -44,6 +44,33 @@ def test_origin_names_both_models(tiny):
     generator, vlm = load_generator(tiny.generator, tiny.video), load_vlm(tiny.vlm, tiny.video)
     expected = Origin(tiny.generator.path, tiny.vlm.path, tiny.video, *map(weights_fingerprint, (generator, vlm)))
     assert origin_of(generator, vlm) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "repo", "revision", "name"),
+    [
+        ("microsoft/Phi-4@refs/pr/70", "microsoft/Phi-4", "refs/pr/70", "Phi-4"),
+        ("org/name.v2_x@3f2a", "org/name.v2_x", "3f2a", "name.v2_x"),
+        ("org/name@v1@x", "org/name", "v1@x", "name"),
+        ("org/name", "org/name", None, "name"),
+        ("shapemotion-wan", "shapemotion-wan", None, "shapemotion-wan"),
+        ("/home/me@host/models/wan", "/home/me@host/models/wan", None, "wan"),
+        ("./models/wan@2", "./models/wan@2", None, "wan@2"),
+        ("~/models/wan@2", "~/models/wan@2", None, "wan@2"),
+        ("org/name@", "org/name@", None, "name@"),
+    ],
+)
+def test_a_hub_id_may_name_a_revision(source, repo, revision, name):
+    assert split_revision(source) == (repo, revision)
+    assert checkpoint_name(source) == name
+
+
+def test_a_local_folder_with_an_at_sign_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "wan@2").mkdir(parents=True)
+    assert split_revision("models/wan@2") == ("models/wan@2", None)
+    assert split_revision("models/wan@3") == ("models/wan", "3")
+    assert checkpoint_name("models/wan@2") == "wan@2"
 
 
 def test_other_weights_are_refused_by_the_model_that_has_them():

@@ -8,6 +8,7 @@ import pytest
 from transporter_pl.commands.listing import KINDS
 from transporter_pl.errors import TransporterError
 from transporter_pl.registry import Registry, datamodules
+from transporter_pl.transport.mean import MeanTransport
 
 GROUPS = (*KINDS, "commands", "checkpoints")
 
@@ -44,6 +45,15 @@ def test_the_same_class_may_come_again():
     registry = Registry("tests")
     registry.register("ours")(Ours)
     registry.register("ours")(Ours)
+
+
+def test_what_a_package_gives_may_be_decorated_too():
+    """So the same file serves as a script and, later, as a package."""
+    registry = Registry("transports")
+    registry.register("mean")(MeanTransport)
+    assert registry.get("mean") is MeanTransport
+    with pytest.raises(TransporterError, match="'zeta' is already taken"):
+        registry.register("zeta")(MeanTransport)
 
 
 def test_unknown_name_lists_and_suggests():

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
+from transporter_pl.errors import TransporterError
 from transporter_pl.registry import Registry
 from transporter_pl.samples import VideoSpec
+
+Texts = str | Sequence[str]
 
 
 class Frozen(nn.Module):
@@ -23,6 +27,21 @@ class Frozen(nn.Module):
     source: str
     video: VideoSpec
 
+    @classmethod
+    def from_config(cls, path: str | Path, video: VideoSpec, dtype: torch.dtype = torch.float32) -> Self:
+        """The architecture of a hub id or local folder with random weights at full size; no weight file is read.
+
+        Args:
+            path: As for ``from_pretrained``; of a published model, nothing at all need be at hand.
+            video: Geometry of the clips.
+            dtype: Type that the weights are drawn in, on the device that ``with torch.device(...)`` names.
+
+        Raises:
+            TransporterError: As ``from_pretrained``; or if the adapter has no such way, which is the default.
+        """
+        msg = f"weights: {cls.__name__} draws no random ones; use weights: pretrained, or write its from_config"
+        raise TransporterError(msg)
+
     def freeze(self) -> Self:
         """Switch to eval and stop gradients to every weight."""
         return self.eval().requires_grad_(False)
@@ -30,6 +49,15 @@ class Frozen(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode, whatever Lightning asks for."""
         return super().train(False)
+
+    def checkpoint_activations(self) -> None:
+        """Keep few activations for the backward pass and compute the others anew: less memory, more time.
+
+        Raises:
+            TransporterError: If the adapter can't.
+        """
+        msg = f"checkpointing: {type(self).__name__} does not offer it; leave it out"
+        raise TransporterError(msg)
 
     @property
     def device(self) -> torch.device:
@@ -119,6 +147,10 @@ class GeneratorAdapter(Frozen, ABC):
     def guidance_scale(self) -> float:
         """Classifier-free guidance scale that the backbone is meant to be sampled with; 1 means none."""
 
+    def guidance_at(self, t: float) -> float:
+        """The scale at one t, for generators that are meant to be sampled with more than one."""
+        return self.guidance_scale
+
 
 class VLMAdapter(Frozen, ABC):
     """A video vision-language model Ω. Visual tokens z_Ω are what enters its language model."""
@@ -164,12 +196,15 @@ class VLMAdapter(Frozen, ABC):
         """Video (B, T, 3, H, W) in [0, 1] → tokens z_Ω (B, N, D), differentiable down to the pixels."""
 
     @abstractmethod
-    def logits(self, tokens: Tensor, prompt: str | None = None, answer: str = "") -> Tensor:
-        """Next-token logits (B, V) after the prompt and the beginning of an answer, differentiable down to tokens."""
+    def logits(self, tokens: Tensor, prompt: Texts | None = None, answer: Texts = "") -> Tensor:
+        """Next-token logits (B, V) after the prompt and the beginning of an answer, differentiable down to tokens.
+
+        Prompt and answer are one text for all clips, or one each.
+        """
 
     @abstractmethod
-    def caption(self, tokens: Tensor, prompt: str | None = None, max_new_tokens: int = 64) -> list[str]:
-        """Greedy caption of every clip; tokens (B, N, D)."""
+    def caption(self, tokens: Tensor, prompt: Texts | None = None, max_new_tokens: int = 64) -> list[str]:
+        """Greedy caption of every clip; tokens (B, N, D); one prompt for all clips, or one each."""
 
     @abstractmethod
     def token_ids(self, text: str) -> list[int]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import PurePath
+import re
+from pathlib import Path, PurePath
 
 from torch import nn
 
 from transporter_pl.adapters import GeneratorAdapter, VLMAdapter
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Origin
+
+AT_REVISION = re.compile(r"([\w-][\w.-]*/[\w.-]+)@(.+)")
 
 
 def origin_of(generator: GeneratorAdapter, vlm: VLMAdapter) -> Origin:
@@ -18,9 +21,18 @@ def origin_of(generator: GeneratorAdapter, vlm: VLMAdapter) -> Origin:
     return Origin(generator.source, vlm.source, generator.video, *weights)
 
 
+def split_revision(source: str) -> tuple[str, str | None]:
+    """The hub id "org/name@revision" as its two parts; no other hub id, and no local folder, has a revision."""
+    found = None if Path(source).is_dir() else AT_REVISION.fullmatch(source)
+    return (found[1], found[2]) if found else (source, None)
+
+
 def checkpoint_name(source: str) -> str:
-    """What a checkpoint keeps where it moves, be it a hub id, a shipped one or a local folder: its last part."""
-    return PurePath(source).name
+    """What a checkpoint keeps where it moves, be it a hub id, a shipped one or a local folder: its last part.
+
+    A revision is no part of the name, as the folder that it is downloaded to has none; fingerprints tell weights apart.
+    """
+    return PurePath(split_revision(source)[0]).name
 
 
 def weights_fingerprint(model: nn.Module) -> str:

@@ -30,16 +30,17 @@ class Registry(Generic[T]):
         self._registered: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that registers a plug-in under a name.
+        """Decorator that registers a plug-in under a name; a package may give that name to the same one as entry point.
 
         Raises:
             TransporterError: If the name is taken by another plug-in.
         """
 
         def add(plugin: T) -> T:
-            taken = self._registered.get(name)
-            same = getattr(taken, "__qualname__", taken) == getattr(plugin, "__qualname__", plugin)
-            if self._entry(name) is not None or (taken is not None and not same):
+            taken, entry = self._registered.get(name), self._entry(name)
+            again = taken is None or getattr(taken, "__qualname__", taken) == getattr(plugin, "__qualname__", plugin)
+            given = entry is None or f"{entry.module}.{entry.attr}" == _class_path(plugin)
+            if not again or not given:
                 msg = f"{self.kind}: the name {name!r} is already taken; choose another"
                 raise TransporterError(msg)
             self._registered[name] = plugin
@@ -77,8 +78,7 @@ class Registry(Generic[T]):
             TransporterError: If the name is unknown, or two packages give it.
         """
         if name in self._registered:
-            plugin = self._registered[name]
-            return f"{plugin.__module__}.{plugin.__qualname__}"  # type: ignore[attr-defined]
+            return _class_path(self._registered[name])
         entry = self._entry(name)
         if entry is not None:
             return f"{entry.module}.{entry.attr}"
@@ -98,6 +98,10 @@ class Registry(Generic[T]):
         known = self.names()
         hint = did_you_mean(name, known)
         return f"{self.kind}: unknown name {name!r}.{hint} Known: {', '.join(known) or 'none'}; or give a class path"
+
+
+def _class_path(plugin: object) -> str:
+    return f"{plugin.__module__}.{plugin.__qualname__}"  # type: ignore[attr-defined]
 
 
 def _advice(error: ImportError | AttributeError, entry: EntryPoint | None) -> str:

@@ -19,6 +19,7 @@ from transporter_pl.errors import TransporterError
 
 A = TypeVar("A", GeneratorAdapter, VLMAdapter)
 CAPTIONS = ["a red ball", "a large blue square that moves to the left"]
+TIMES = 0.95, 0.3  # on either side of most boundaries between experts
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,9 @@ def _schedule(adapter: GeneratorAdapter) -> Iterator[str]:
 
 
 def _guidance(adapter: GeneratorAdapter) -> Iterator[str]:
-    if not 1 <= adapter.guidance_scale < float("inf"):
-        yield f"guidance_scale: {adapter.guidance_scale} is not at least 1"
+    for t in TIMES:
+        if not 1 <= adapter.guidance_at(t) < float("inf"):
+            yield f"guidance_at({t}): {adapter.guidance_at(t)} is not at least 1"
 
 
 def _generator_folder(adapter: GeneratorAdapter) -> Iterator[str]:
@@ -134,8 +136,10 @@ def _generator_folder(adapter: GeneratorAdapter) -> Iterator[str]:
         "velocity after save and load", again.velocity(latents, condition, t), adapter.velocity(latents, condition, t)
     )
     yield from _same("schedule's times after save and load", again.schedule(5).times, adapter.schedule(5).times)
-    if again.guidance_scale != adapter.guidance_scale:
-        yield f"guidance_scale: {adapter.guidance_scale} became {again.guidance_scale} after save and load"
+    for time in TIMES:
+        was, now = adapter.guidance_at(time), again.guidance_at(time)
+        if was != now:
+            yield f"guidance_at({time}): {was} became {now} after save and load"
 
 
 def _vlm_shapes(adapter: VLMAdapter) -> Iterator[str]:
@@ -176,6 +180,11 @@ def _prompts(adapter: VLMAdapter) -> Iterator[str]:
         yield "logits: the same after the beginning of an answer"
     if _close(base, adapter.logits(tokens.flip(0))):
         yield "logits: the same for other tokens"
+    prompts, answers = [asked, f"{asked} {asked}"], ["1 2", ""]
+    alone = [adapter.logits(row[None], *texts) for row, *texts in zip(tokens, prompts, answers, strict=True)]
+    yield from _same(
+        "logits: a prompt and an answer for each clip", adapter.logits(tokens, prompts, answers), torch.cat(alone)
+    )
 
 
 def _text(adapter: VLMAdapter) -> Iterator[str]:
@@ -225,10 +234,10 @@ def _no_weight_gradients(adapter: Frozen) -> Iterator[str]:
 
 
 def _generator_inputs(adapter: GeneratorAdapter) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Two clips, two latents, the conditions of two captions, and two times on either side of most boundaries."""
+    """Two clips, two latents, the conditions of two captions, and two times."""
     latents = _random(adapter, (2, *adapter.latent_shape), seed=1)
     condition = adapter.encode_text(CAPTIONS)
-    return _clips(adapter), latents, condition, torch.tensor([0.95, 0.3], device=adapter.device)
+    return _clips(adapter), latents, condition, torch.tensor(TIMES, device=adapter.device)
 
 
 def _clips(adapter: Frozen) -> Tensor:

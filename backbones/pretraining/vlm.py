@@ -1,29 +1,25 @@
-"""Recipe of the small VideoLLaMA 3."""
+"""Recipe of the small VLMs."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Literal, cast
 
 import lightning as L  # noqa: N812
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.nn.functional import cross_entropy, interpolate
+from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import VideoLlama3ForConditionalGeneration
 
-from transporter_pl.backbones.folders import loading
 from transporter_pl.backbones.pretraining.schedule import warm_hold_decay
-from transporter_pl.backbones.scratch import new_video_llama3
-from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
+from transporter_pl.backbones.pretraining.small_vlms import SMALL, go_on_from, take_vision
 from transporter_pl.datamodules.shapemotion.datamodule import RenderedClips
-from transporter_pl.datamodules.shapemotion.world import vocabulary
 from transporter_pl.samples import VideoSpec
+from transporter_pl.stages.hyperparameters import check_choices
 
-EMBEDDINGS = ("embed_tokens", "lm_head")  # tables, not maps between features: not for Muon
-PATCHES = "model.vision_model.embeddings.patch_embedding.weight"
+EMBEDDINGS = ("embed_tokens", "lm_head", "position_embedding")  # tables, not maps between features: not for Muon
 CLIP = 1.0  # largest norm of the gradient
 
 
@@ -37,8 +33,9 @@ class VLMPretraining(L.LightningModule):
     Args:
         export: Folder of the finished model.
         video: Geometry of the clips.
+        vlm: ``video_llama3``, ``gemma3`` or ``phi4_multimodal``.
         patch: Patch side in pixels.
-        merge: Squares of merge x merge patches become one token.
+        merge: Squares of merge x merge patches become one token; Phi-4 always merges two by two.
         vision_dim: Width of the vision encoder.
         vision_layers: Its layers.
         text_dim: Width of the language model.
@@ -48,12 +45,18 @@ class VLMPretraining(L.LightningModule):
         noise: Largest standard deviation of the pixel noise.
         init: Folder of a model of the same widths to go on from; its patches may be larger: coarse patches learn motion
             soon, fine ones see shapes.
+        vision: Folder or name of a trained VLM of any kind, with the same patches and widths, whose vision encoder this
+            one begins with, as the published models begin with the same SigLIP.
+
+    Raises:
+        TransporterError: If there is no such kind, or the weights to begin with don't fit.
     """
 
     def __init__(
         self,
         export: str,
         video: VideoSpec,
+        vlm: Literal["video_llama3", "gemma3", "phi4_multimodal"] = "video_llama3",
         patch: int = 16,
         merge: int = 2,
         vision_dim: int = 128,
@@ -64,28 +67,18 @@ class VLMPretraining(L.LightningModule):
         muon_lr: float = 0.015,
         noise: float = 0.05,
         init: str | None = None,
+        vision: str | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["video"])
         self.automatic_optimization = False  # Lightning steps a single optimiser only
-        model, tokenizer = new_video_llama3(
-            [*vocabulary(), "Describe", "the", "video", "Time", "s"],
-            patch=patch,
-            vision_dim=vision_dim,
-            vision_layers=vision_layers,
-            text_dim=text_dim,
-            text_layers=text_layers,
-        )
+        check_choices(VLMPretraining, self.hparams)
+        widths = {"vision_dim": vision_dim, "vision_layers": vision_layers, "text_dim": text_dim}
+        self.adapter = SMALL[vlm](video, export, patch, merge, **widths, text_layers=text_layers)
         if init is not None:
-            _go_on_from(init, model)
-        processor = {
-            "video_processor_type": "VideoLlama3VideoProcessor",
-            "do_resize": False,
-            "patch_size": patch,
-            "merge_size": merge,
-            "use_token_compression": False,
-        }
-        self.adapter = VideoLlama3Adapter(model, tokenizer, video, export, processor)
+            go_on_from(init, self.adapter.model)
+        if vision is not None:
+            take_vision(vision, self.adapter.model)
 
     def training_step(self, batch: RenderedClips, index: int) -> None:
         """Cross-entropy of the captions of noisy clips, and a step of both optimisers."""
@@ -138,12 +131,3 @@ class VLMPretraining(L.LightningModule):
     def on_fit_end(self) -> None:
         """Write the model folder, in half precision, which is enough to load and go on from."""
         self.adapter.half().save(self.hparams["export"])
-
-
-def _go_on_from(folder: str, model: VideoLlama3ForConditionalGeneration) -> None:
-    """Copy all weights; those of the patch embedding are resampled to the new patches, with the same sums."""
-    with loading(folder):
-        weights = VideoLlama3ForConditionalGeneration.from_pretrained(folder, use_safetensors=True).float().state_dict()
-    old, side = weights[PATCHES], model.config.vision_config.patch_size
-    weights[PATCHES] = interpolate(old, (side, side), mode="area") * (old.shape[-1] / side) ** 2
-    model.load_state_dict(weights)

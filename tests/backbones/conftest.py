@@ -9,41 +9,17 @@ from diffusers import (
     WanPipeline,
     WanTransformer3DModel,
 )
+from tiny_vlms import KINDS, ROUTED, SPEC, WORDS, tiny_vlm
 
-from transporter_pl.backbones.scratch import new_vae, new_video_llama3, new_wan
-from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
+from transporter_pl.backbones.scratch import new_vae, new_wan
+from transporter_pl.backbones.transformers_vlm import TransformersVLM
 from transporter_pl.backbones.wan import WanAdapter
 from transporter_pl.samples import VideoSpec
-
-WORDS = [
-    "a",
-    "the",
-    "red",
-    "blue",
-    "large",
-    "square",
-    "ball",
-    "that",
-    "moves",
-    "to",
-    "left",
-    "right",
-    "Describe",
-    "video",
-    "Time",
-    "s",
-]
-CHAT = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m['content'] is string %}{{ m['content'] }}"
-    "{% else %}{% for c in m['content'] %}{% if c['type'] == 'video' %}<|video_pad|>\n{% else %}{{ c['text'] }}"
-    "{% endif %}{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
 
 
 @pytest.fixture(scope="session")
 def spec() -> VideoSpec:
-    return VideoSpec(5, 32, 32, 8)
+    return SPEC
 
 
 @pytest.fixture(scope="session")
@@ -167,22 +143,18 @@ def experts(pipelines, spec) -> WanAdapter:
     return WanAdapter(pipelines["two_experts"], spec).freeze()
 
 
-@pytest.fixture(scope="session", params=["plain", "chat"])
-def vlm(request, spec) -> VideoLlama3Adapter:
-    """VideoLLaMA 3 without and with a chat template."""
-    torch.manual_seed(0)
-    words = [*WORDS, "user", "assistant", "<|im_start|>", "<|im_end|>"]
-    model, tokenizer = new_video_llama3(words, vision_dim=32, vision_layers=2, text_dim=32, text_layers=2)
-    # random weights of the usual size say nearly the same whatever they see
-    for weight in model.parameters():
-        weight.data.mul_(3 if weight.ndim > 1 else 1)
-    if request.param == "chat":
-        tokenizer.chat_template = CHAT
-    return VideoLlama3Adapter(model, tokenizer, spec, source="tiny").freeze()
+@pytest.fixture(scope="session", params=list(KINDS))
+def vlm(request) -> TransformersVLM:
+    """Every kind of VLM in turn."""
+    return tiny_vlm(request.param)
+
+
+@pytest.fixture(scope="session", params=ROUTED)
+def routed(request) -> TransformersVLM:
+    """Those whose official processor stands beside them."""
+    return tiny_vlm(request.param)
 
 
 @pytest.fixture(scope="session")
-def small_vlm(spec) -> VideoLlama3Adapter:
-    torch.manual_seed(0)
-    model, tokenizer = new_video_llama3(WORDS, vision_dim=32, vision_layers=2, text_dim=32, text_layers=2)
-    return VideoLlama3Adapter(model, tokenizer, spec, source="tiny").freeze()
+def small_vlm() -> TransformersVLM:
+    return tiny_vlm("video_llama3")

@@ -17,15 +17,18 @@ def test_wan_keeps_every_promise(wan):
     assert check_generator(wan) == []
 
 
-def test_video_llama3_keeps_every_promise(vlm):
+def test_every_vlm_keeps_every_promise(vlm):
     assert check_vlm(vlm) == []
 
 
-def test_in_half_precision_too(small_wan, small_vlm, spec, tmp_path):
+def test_and_in_half_precision(vlm, tmp_path):
+    vlm.save(tmp_path)
+    assert check_vlm(type(vlm).from_pretrained(tmp_path, vlm.video, torch.bfloat16)) == []
+
+
+def test_wan_in_half_precision_too(small_wan, spec, tmp_path):
     small_wan.save(tmp_path / "wan")
     assert check_generator(WanAdapter.from_pretrained(tmp_path / "wan", spec, torch.bfloat16)) == []
-    small_vlm.save(tmp_path / "vlm")
-    assert check_vlm(VideoLlama3Adapter.from_pretrained(tmp_path / "vlm", spec, torch.bfloat16)) == []
 
 
 def test_the_state_of_the_random_generator_stays(small_vlm):
@@ -121,6 +124,16 @@ class NoGuidance(WanAdapter):
     guidance_scale = 0.0
 
 
+class NoGuidanceLate(WanAdapter):
+    def guidance_at(self, t):
+        return self.guidance_scale if t > 0.5 else 0.5
+
+
+class ForgetsGuidanceLate(WanAdapter):
+    def guidance_at(self, t):
+        return self.guidance_scale if t > 0.5 or self.source else 2.0
+
+
 class ForgetsGuidance(WanAdapter):
     @classmethod
     def from_pretrained(cls, path, video, dtype=torch.float32):
@@ -186,7 +199,9 @@ class MixesClips(WanAdapter):
         (WrongSign, "schedule", "should lead to z"),
         (SharedHistory, "schedule", "second run|raised"),
         (TimesInThousands, "schedule", "falling numbers"),
-        (NoGuidance, "guidance", "not at least 1"),
+        (NoGuidance, "guidance", r"guidance_at\(0\.95\): 0\.0 is not at least 1"),
+        (NoGuidanceLate, "guidance", r"guidance_at\(0\.3\): 0\.5 is not at least 1"),
+        (ForgetsGuidanceLate, "generator_folder", r"guidance_at\(0\.3\): 2\.0 became 3\.0"),
         (ForgetsGuidance, "generator_folder", "became 1.0"),
         (ForgetsDecoder, "generator_folder", "decode after save and load"),
         (ForgetsShift, "generator_folder", "schedule's times after save and load"),
@@ -238,6 +253,12 @@ class DeafToPrompts(VideoLlama3Adapter):
 class DeafToAnswers(VideoLlama3Adapter):
     def logits(self, tokens, prompt=None, answer=""):
         return super().logits(tokens, prompt)
+
+
+class OnePromptForAll(VideoLlama3Adapter):
+    def logits(self, tokens, prompt=None, answer=""):
+        prompt, answer = (text if text is None or isinstance(text, str) else text[0] for text in (prompt, answer))
+        return super().logits(tokens, prompt, answer)
 
 
 class Blind(VideoLlama3Adapter):
@@ -307,6 +328,7 @@ class AnyClip(VideoLlama3Adapter):
         (SeesOneFrame, "vlm_gradients", "no gradient at 8 of 10 rows"),
         (DeafToPrompts, "prompts", "the same for another prompt"),
         (DeafToAnswers, "prompts", "the same after the beginning of an answer"),
+        (OnePromptForAll, "prompts", "a prompt and an answer for each clip"),
         (Blind, "prompts", "the same for other tokens"),
         (EndsTexts, "text", "special tokens must stay out"),
         (GluesText, "text", "'a red ball' has ids"),

@@ -10,16 +10,19 @@ import torch
 import yaml
 from diffusers import AutoencoderKLWan
 
+from transporter_pl.adapters import vlms
 from transporter_pl.backbones.pretraining.anchor import BlockPCA
 from transporter_pl.backbones.pretraining.generator import GeneratorPretraining
 from transporter_pl.backbones.pretraining.schedule import warm_hold_decay
+from transporter_pl.backbones.pretraining.small_vlms import PATCHES
 from transporter_pl.backbones.pretraining.vae import VAEPretraining
-from transporter_pl.backbones.pretraining.vlm import PATCHES, VLMPretraining
+from transporter_pl.backbones.pretraining.vlm import VLMPretraining
 from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
 from transporter_pl.backbones.wan import WanAdapter
 from transporter_pl.cli import main
 from transporter_pl.commands.arguments import PACKAGED
 from transporter_pl.datamodules.shapemotion.world import render, sample_scene
+from transporter_pl.errors import TransporterError
 from transporter_pl.samples import VideoSpec
 from transporter_pl.testing import check_generator, check_vlm
 
@@ -198,6 +201,30 @@ def test_vlm_recipes_make_a_model_folder(tmp_path, monkeypatch):
     assert check_vlm(adapter) == []
 
 
+@pytest.mark.parametrize(("name", "registered", "tokens"), [("gemma3", "gemma3", 4), ("phi4mm", "phi4_multimodal", 13)])
+def test_other_vlms_begin_with_a_trained_vision_encoder(name, registered, tokens, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fit(name, "--model.text_layers", "1", "--model.text_dim", "32") == 0
+    adapter = vlms.get(registered).from_pretrained(SHIPPED / f"shapemotion-{name}", VIDEO)
+    assert adapter.token_shape == (9 * tokens, 32)
+    assert check_vlm(adapter) == []
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "phi4_multimodal"])
+def test_a_vision_encoder_is_taken_whole(kind):
+    model = VLMPretraining("unused", VIDEO, kind, vision="shapemotion-videollama3").adapter.model
+    theirs = VideoLlama3Adapter.from_pretrained("shapemotion-videollama3", VIDEO).model.model.vision_model.state_dict()
+    ours = model.state_dict()
+    for name, weight in theirs.items():
+        (found,) = [w for n, w in ours.items() if n.endswith(f".{name}") and ("vision" in n or "img_processor" in n)]
+        torch.testing.assert_close(found, weight, atol=0, rtol=0)
+
+
+def test_a_vision_encoder_of_another_width_is_refused():
+    with pytest.raises(TransporterError, match=r"vision: 'shapemotion-videollama3' has .* of shape .*, this model"):
+        VLMPretraining("unused", VIDEO, "gemma3", vision_dim=32, vision="shapemotion-videollama3")
+
+
 def test_a_fine_vlm_without_the_coarse_one_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert fit("vlm_fine", *NARROW) == 2
@@ -211,7 +238,7 @@ def test_finer_patches_answer_alike_to_an_even_frame(tmp_path):
     coarse.adapter.save(tmp_path)
     fine = VLMPretraining("unused", VIDEO, patch=16, merge=1, init=str(tmp_path), **sizes)
     for name, weight in coarse.adapter.model.state_dict().items():
-        if name != PATCHES:
+        if not name.endswith(PATCHES):
             torch.testing.assert_close(fine.adapter.model.state_dict()[name], weight)
     embed = [m.adapter.model.model.vision_model.embeddings.patch_embedding for m in (coarse, fine)]
     colour = torch.tensor([0.2, 0.5, 0.9])[None, :, None, None]

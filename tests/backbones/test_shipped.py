@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from transporter_pl.adapters import vlms
 from transporter_pl.backbones.shipped import CHECKPOINTS, resolve, shipped_names
 from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
 from transporter_pl.backbones.wan import WanAdapter
@@ -19,13 +20,20 @@ def wan():
     return WanAdapter.from_pretrained("shapemotion-wan", VIDEO)
 
 
-@pytest.fixture(scope="module")
-def vlm():
-    return VideoLlama3Adapter.from_pretrained("shapemotion-videollama3", VIDEO)
+VLMS = {
+    "shapemotion-gemma3": "gemma3",
+    "shapemotion-phi4mm": "phi4_multimodal",
+    "shapemotion-videollama3": "video_llama3",
+}
+
+
+@pytest.fixture(scope="module", params=VLMS)
+def vlm(request):
+    return vlms.get(VLMS[request.param]).from_pretrained(request.param, VIDEO)
 
 
 def test_every_checkpoint_has_a_card_with_a_picture():
-    assert shipped_names() == ["shapemotion-videollama3", "shapemotion-wan"]
+    assert shipped_names() == [*VLMS, "shapemotion-wan"]
     for name in shipped_names():
         card = (CHECKPOINTS / name / "README.md").read_text(encoding="utf-8")
         pictures = [p.name for p in (CHECKPOINTS / name).glob("*.png")]
@@ -57,8 +65,11 @@ def test_a_misspelt_name_is_answered_with_the_nearest(monkeypatch):
         VideoLlama3Adapter.from_pretrained("shapemotion-videollama", VIDEO)
 
 
-def test_they_keep_the_contract(wan, vlm):
+def test_the_generator_keeps_the_contract(wan):
     assert check_generator(wan) == []
+
+
+def test_the_vlms_keep_the_contract(vlm):
     assert check_vlm(vlm) == []
 
 

@@ -53,6 +53,21 @@ def test_guidance_of_the_generator_is_the_default(generator, condition, noise):
     assert not torch.equal(sample(generator, condition, noise, 2, 1.0), own)
 
 
+def test_guidance_may_depend_on_t(generator, condition, noise, monkeypatch):
+    """Other steps, other scales, by hand; a number of the user's counts for all."""
+    monkeypatch.setattr(generator, "guidance_at", lambda t: 4.0 if t >= 0.6 else 1.0)
+    schedule, latents, uncond = generator.schedule(4), noise, generator.encode_text(["", ""])
+    with torch.no_grad():
+        for index, t in enumerate(schedule.times):
+            v_c, v_u = (generator.velocity(latents, e, t.expand(2)) for e in (condition, uncond))
+            latents = schedule.step(v_u + (4 if t >= 0.6 else 1) * (v_c - v_u), index, latents)
+    torch.testing.assert_close(sample(generator, condition, noise, 4), latents, atol=1e-5, rtol=1e-4)
+    overall = sample(generator, condition, noise, 4, 4.0)
+    assert not torch.allclose(overall, latents, atol=1e-3)
+    monkeypatch.setattr(generator, "guidance_at", lambda t: 4.0)
+    assert torch.equal(sample(generator, condition, noise, 4), overall)
+
+
 def test_noise_is_the_seeds_own(generator):
     pair = draw_noise(generator, [5, 7])
     assert torch.equal(pair[1:], draw_noise(generator, [7]))

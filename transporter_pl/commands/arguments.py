@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Set
+from collections.abc import Callable, Mapping, Set
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -17,7 +18,14 @@ from transporter_pl.errors import TransporterError, did_you_mean
 from transporter_pl.registry import datamodules
 
 PACKAGED = Path(transporter_pl.__file__).parent / "configs"
-PARSER_MODE = "transporter"  # YAML in which a registered name may stand for the data's class path
+# Kinds of YAML. In all of them a registered name may stand for the data's class path. A generator, a VLM and a geometry
+# may stand together under ``backbones:``, so that one file serves all commands: each is an argument of the command
+# itself, or of the model that a stage trains, or of the data that are encoded.
+OWNERS: dict[str, dict[str, str]] = {
+    "transporter": {},
+    "transporter-stage": {"generator": "model", "vlm": "model", "video": "model"},
+    "transporter-data": {"video": "data"},
+}
 NAME = re.compile(r"(?!(null|None)$)[A-Za-z]\w*(-\w+)*")  # and not a class path, a file or an inline mapping
 
 
@@ -31,9 +39,10 @@ def call(function: Callable[..., Any], prog: str, argv: list[str]) -> object:
         argv: The command line after that name.
     """
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
-    parser = ArgumentParser(prog=prog, description=summary, exit_on_error=False, parser_mode=PARSER_MODE)
-    parser.add_argument("-c", "--config", action="config", help="YAML file, here or among the packaged ones")
     parameters, hints = inspect.signature(function).parameters, get_type_hints(function)
+    mode = "transporter-data" if "data" in parameters else "transporter"
+    parser = ArgumentParser(prog=prog, description=summary, exit_on_error=False, parser_mode=mode)
+    parser.add_argument("-c", "--config", action="config", help="YAML file, here or among the packaged ones")
     numbers = [name for name in parameters if hints[name] == tuple[float, ...]]
     flags = [name for name in parameters if hints[name] is bool]
     parser.add_function_arguments(function, skip={*numbers, *flags})
@@ -84,17 +93,25 @@ def _class_path(value: str) -> str:
     return datamodules.class_path(value) if NAME.fullmatch(value) else value
 
 
-def _load(text: str) -> object:
+def _load(text: str, owners: Mapping[str, str]) -> object:
     loaded = get_loader("yaml")(text)
-    data = loaded.get("data") if isinstance(loaded, dict) else None
+    if not isinstance(loaded, dict):
+        return loaded
+    data, backbones = loaded.get("data"), loaded.pop("backbones", None)
     if isinstance(data, str):
-        return {**loaded, "data": _class_path(data)}
-    if isinstance(data, dict) and isinstance(data.get("class_path"), str):
-        return {**loaded, "data": {**data, "class_path": _class_path(data["class_path"])}}
+        loaded["data"] = _class_path(data)
+    elif isinstance(data, dict) and isinstance(data.get("class_path"), str):
+        loaded["data"] = {**data, "class_path": _class_path(data["class_path"])}
+    for name, value in (backbones or {}).items():
+        if name in owners:
+            loaded.setdefault(owners[name], {}).setdefault("init_args", {})[name] = value
+        else:
+            loaded[name] = value
     return loaded
 
 
-set_loader(PARSER_MODE, _load, exceptions=(YAMLError,))
+for _mode, _owners in OWNERS.items():
+    set_loader(_mode, partial(_load, owners=_owners), exceptions=(YAMLError,))
 
 
 def _replace(argv: list[str], options: Set[str], change: Callable[[str], str]) -> list[str]:

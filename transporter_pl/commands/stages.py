@@ -10,7 +10,6 @@ from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-from transporter_pl.commands.arguments import PARSER_MODE
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Shapes
 
@@ -19,6 +18,8 @@ NEEDED = {  # command → what the stage defines, and what the stage or its data
     "validate": ("validation_step", "val_dataloader"),
     "test": ("test_step", "test_dataloader"),
 }
+
+STAGE_YAML = "transporter-stage"
 
 # Shapes come whole, by a link. Of a plain dataclass the parser would ask for every field instead.
 set_parsing_settings(subclasses_enabled=[Shapes])
@@ -33,8 +34,8 @@ class StageCLI(LightningCLI):
         return {name: skip for name, skip in LightningCLI.subcommands().items() if name != "predict"}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401  (Lightning's signature)
-        """A parser that raises instead of exiting, and knows the names of data sets."""
-        return super().init_parser(exit_on_error=False, parser_mode=PARSER_MODE, **kwargs)
+        """A parser that raises instead of exiting, and knows the names of data sets and files of backbones."""
+        return super().init_parser(exit_on_error=False, parser_mode=STAGE_YAML, **kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Hand ``data.shapes`` to a model that asks for ``shapes``; others are left alone."""

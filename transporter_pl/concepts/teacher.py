@@ -19,8 +19,6 @@ from transporter_pl.concepts.trajectories import (
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.errors import TransporterError
 
-CHUNK = 16  # points whose clean estimates are read at once
-
 
 class Teacher:
     """The frozen side of stage 2: conditions, contrasts, trajectories, v−, Δv and Δϑ.
@@ -99,11 +97,11 @@ class Teacher:
             parts.append(points_at(generator, latents, times, ends, row).to(torch.device("cpu")))
         return Points(*(torch.cat(fields) for fields in zip(*(vars(p).values() for p in parts), strict=True)))
 
-    def divergence(self, points: Points, prompt: str | None, measure: Divergence) -> Tensor:
-        """Δϑ at every point, (M,), on the CPU."""
+    def divergence(self, points: Points, prompt: str | None, measure: Divergence, at_once: int = 16) -> Tensor:
+        """Δϑ at every point, (M,), on the CPU; the clean estimates of so many points are decoded and read at once."""
         result = torch.empty(len(points))
         for row in sorted(set(points.context.tolist())):
-            for rows in (points.context == row).nonzero()[:, 0].split(CHUNK):
+            for rows in (points.context == row).nonzero()[:, 0].split(at_once):
                 chunk = points[rows].to(self.ends.device)
                 ends, contrast = self.ends[row], self.contrasts[row]
                 result[rows] = token_divergence(self.bridge, chunk, ends, contrast, prompt, measure).float().cpu()

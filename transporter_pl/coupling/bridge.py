@@ -21,6 +21,7 @@ class Bridge(nn.Module):
         generator: Ξ.
         vlm: Ω.
         network: Φ, trained for both.
+        origin: What the two are, where that is known already; by default their weights are read to tell.
 
     Attributes:
         origin: The two backbones, with fingerprints of their weights.
@@ -30,9 +31,11 @@ class Bridge(nn.Module):
             shapes (names both).
     """
 
-    def __init__(self, generator: GeneratorAdapter, vlm: VLMAdapter, network: CouplingNetwork) -> None:
+    def __init__(
+        self, generator: GeneratorAdapter, vlm: VLMAdapter, network: CouplingNetwork, origin: Origin | None = None
+    ) -> None:
         super().__init__()
-        self.origin = origin_of(generator, vlm)
+        self.origin = origin_of(generator, vlm) if origin is None else origin
         shapes = Shapes(generator.latent_shape, generator.condition_shape, vlm.token_shape)
         check_fit(network, self.origin, shapes)
         self.generator, self.vlm = generator, vlm

@@ -32,7 +32,8 @@ def sample(
         condition: ε−, (B, L, D_c).
         noise: z_1, (B, C, T', H', W').
         steps: Denoising steps.
-        guidance: Classifier-free guidance scale g; ``None`` takes the generator's own, 1 is without guidance.
+        guidance: Classifier-free guidance scale g, the same in all steps, 1 is without guidance; ``None`` takes the
+            generator's own, which may depend on t.
         modulations: Concepts that move the condition.
         watch: Is given the steps, as ``denoise`` yields them, and hands them on.
 
@@ -56,19 +57,20 @@ def denoise(
     modulations: Sequence[Modulation] = (),
 ) -> Iterator[Step]:
     """The steps of ``sample``: yields (t, z_t) before every step, and (0, z_0) last."""
-    guidance = generator.guidance_scale if guidance is None else guidance
     check_counts(steps=steps, guidance=guidance)
     check_frames(modulations, noise.shape[2])
-    unconditional = generator.encode_text([""]).expand_as(condition) if guidance > 1 else None
     schedule = generator.schedule(steps)
+    times = schedule.times.tolist()
+    scales = [generator.guidance_at(t) if guidance is None else guidance for t in times]
+    unconditional = generator.encode_text([""]).expand_as(condition) if max(scales) > 1 else None
     latents = noise
-    for index, t in enumerate(schedule.times.tolist()):
+    for index, (t, scale) in enumerate(zip(times, scales, strict=True)):
         yield t, latents
         layers = Layers.at(t, condition, modulations)
-        fields = _velocities(generator, latents, layers, schedule.times[index], unconditional)
+        fields = velocities(generator, latents, layers, schedule.times[index], unconditional)
         velocity = layers.blend(fields[: len(layers.conditions)])
         if unconditional is not None:
-            velocity = fields[-1] + guidance * (velocity - fields[-1])
+            velocity = fields[-1] + scale * (velocity - fields[-1])
         latents = schedule.step(velocity, index, latents)
     yield 0.0, latents
 
@@ -85,7 +87,7 @@ def check_counts(**counts: float | None) -> None:
             raise TransporterError(msg)
 
 
-def _velocities(
+def velocities(
     generator: GeneratorAdapter, latents: Tensor, layers: Layers, t: Tensor, unconditional: Tensor | None
 ) -> tuple[Tensor, ...]:
     """The field of every layer, and of the empty caption last, in one forward; (B, C, T', H', W') each."""

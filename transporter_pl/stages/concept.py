@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L  # noqa: N812
@@ -63,7 +64,7 @@ class ConceptStage(L.LightningModule):
         sampling_steps: Times on each trajectory.
         guidance: Guidance scale of the trajectories; ``None`` takes the generator's own. The loss has none.
         steps: Optimiser steps (the paper: 1000).
-        batch_size: Points of each pair a step.
+        batch_size: Points of each pair a step, and points at which the VLM is read at once; fewer need less memory.
         lr: Learning rate, decayed linearly to a twentieth.
         lr_unit: ``rms``: lr counts in units of the conditions' root mean square; ``absolute``: the paper's.
         prompt: The question under which Δϑ is read; ``None`` takes the VLM's own.
@@ -122,8 +123,8 @@ class ConceptStage(L.LightningModule):
         export_folder(self, "concepts")
         clips = self._data() if self.hparams["trajectory"] == "data" else None
         settings = settings_of(self.pairs) if clips is None else settings_in(clips, self.pairs, self.hparams["seeds"])
-        network = CouplingNetwork.from_pretrained(self.coupling)
-        bridge = Bridge(*load_pair(*self.backbones, self.video, network), network)
+        network, place = CouplingNetwork.from_pretrained(self.coupling), str(self.trainer.strategy.root_device)
+        bridge = Bridge(*load_pair(*self.backbones, self.video, network, place), network)
         self.teacher = Teacher(bridge, self.pairs, settings)  # no submodule of ours: checkpoints hold q alone
 
     def on_fit_start(self) -> None:
@@ -148,12 +149,17 @@ class ConceptStage(L.LightningModule):
 
     def _dials(self, points: Points, draws: torch.Generator) -> tuple[Tensor | None, Tensor]:
         """φ = Δϑ of every point (or none, if φ is uniform), and Δϑ of every pair, for which a sample of points does."""
-        teacher, prompt = self._fitted(), self.hparams["prompt"]
+        read = partial(
+            self._fitted().divergence,
+            prompt=self.hparams["prompt"],
+            measure=self.measure,
+            at_once=self.hparams["batch_size"],
+        )
         if self.hparams["phi"] == "divergence":
-            dials = mean_over_groups(teacher.divergence(points, prompt, self.measure), self.hparams["noise_seeds"])
+            dials = mean_over_groups(read(points), self.hparams["noise_seeds"])
             return dials, torch.stack([dials[rows].mean() for rows in self.rows])
         some = [rows[torch.randperm(len(rows), generator=draws)[:SAMPLE]] for rows in self.rows]
-        return None, torch.stack([teacher.divergence(points[rows], prompt, self.measure).mean() for rows in some])
+        return None, torch.stack([read(points[rows]).mean() for rows in some])
 
     def _data(self) -> Iterable[Encoded]:
         datamodule = getattr(self.trainer, "datamodule", None)

@@ -113,18 +113,11 @@ class CouplingStage(L.LightningModule):
         self._shared_step(batch, "test")
 
     def _shared_step(self, batch: Encoded, stage: str) -> Tensor:
-        reencoded = batch.reencoded if self.network.needs_reencoded else None
-        coupled = self.network.standardised(batch.latents, batch.condition, reencoded)
-        tokens = self.network.standardise(batch.tokens)
-        loss = coupling_loss(coupled, tokens, self.weights, self.network.config.gram)
-        with torch.no_grad():
-            logged = {**vars(loss), "cosine": cosine_similarity(coupled.tokens.float(), tokens.float(), dim=-1).mean()}
-            if coupled.plan is not None:
-                logged["plan_peak"] = coupled.plan.amax(1).mean()  # 1 where every token takes one source, 1/N at worst
+        total, logged = measured_loss(self.network, batch, self.weights)
         named = {f"{stage}/{name}": value for name, value in logged.items()}
         self.log_dict(named, batch_size=len(batch.ids), sync_dist=stage != "train")
-        self.log(f"{stage}_loss", loss.total, prog_bar=True, logger=False, batch_size=len(batch.ids))
-        return loss.total
+        self.log(f"{stage}_loss", total, prog_bar=True, logger=False, batch_size=len(batch.ids))
+        return total
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with linear warm-up and cosine decay over the trainer's steps."""
@@ -142,6 +135,19 @@ class CouplingStage(L.LightningModule):
         """Write Φ's folder."""
         if self.trainer.is_global_zero:
             self.network.save(export_folder(self, "coupling"))
+
+
+def measured_loss(network: CouplingNetwork, batch: Encoded, weights: LossWeights) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of Φ on a batch, and everything about it that is logged, by name."""
+    reencoded = batch.reencoded if network.needs_reencoded else None
+    coupled = network.standardised(batch.latents, batch.condition, reencoded)
+    tokens = network.standardise(batch.tokens)
+    loss = coupling_loss(coupled, tokens, weights, network.config.gram)
+    with torch.no_grad():
+        logged = {**vars(loss), "cosine": cosine_similarity(coupled.tokens.float(), tokens.float(), dim=-1).mean()}
+        if coupled.plan is not None:
+            logged["plan_peak"] = coupled.plan.amax(1).mean()  # 1 where every token takes one source, 1/N at worst
+    return loss.total, logged
 
 
 def warmup_cosine(steps: int, warmup: int) -> Callable[[int], float]:

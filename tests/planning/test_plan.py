@@ -1,0 +1,119 @@
+"""What a plan says is what a run takes, on the same architectures with real tensors."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from measured_plan import BATCHES, SMALL, check
+from safetensors import safe_open
+
+from transporter_pl.cli import main
+from transporter_pl.datamodules.encode import encode_videos
+from transporter_pl.datamodules.shapemotion.files import write_clips
+from transporter_pl.datamodules.vatex import VatexClips
+from transporter_pl.errors import TransporterError
+from transporter_pl.loading import load_pair
+from transporter_pl.planning.gpus import GIB, GPU
+from transporter_pl.planning.plan import Cost, Spread, make_plan
+from transporter_pl.planning.sizes import sizes_of
+from transporter_pl.planning.steps import Batches
+from transporter_pl.samples import Shapes, VideoSpec
+
+
+@pytest.mark.parametrize("source", ["reencoded", "latents"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "bf16-true"])
+def test_the_predicted_peak_is_the_measured_one(tiny, source, precision):
+    half = replace(tiny, vlm=replace(tiny.vlm, dtype="bfloat16"))
+    check(half, replace(SMALL, source=source), precision=precision)
+
+
+def test_and_where_activations_are_larger_than_weights(tiny):
+    plan = check(replace(tiny, video=VideoSpec(9, 64, 64)), batches=Batches(1, 4, 4, 1, 1, 1))
+    assert max(cost.memory for cost in plan.costs) > 3 * sum(size.bytes for size in plan.sizes)
+
+
+def test_shapes_sizes_and_cache_are_those_of_the_models(tiny, tmp_path):
+    plan = make_plan(tiny.generator, tiny.vlm, tiny.video, SMALL, BATCHES)
+    xi, omega = load_pair(tiny.generator, tiny.vlm, tiny.video)
+    assert plan.shapes == Shapes(xi.latent_shape, xi.condition_shape, omega.token_shape)
+    for name, model in (("generator", xi), ("vlm", omega)):
+        parts = [size for size in plan.sizes if size.name.startswith(name)]
+        assert sum(size.parameters for size in parts) == sum(p.numel() for p in model.parameters())
+        assert sum(size.bytes for size in parts) == sum(p.nbytes for p in model.parameters())
+    write_clips(tmp_path / "clips", 3, tiny.video)
+    clips = VatexClips(tmp_path / "clips", tmp_path / "clips" / "annotations.json", tiny.video, "first")
+    encode_videos(clips, tiny.generator, tiny.vlm, tmp_path / "cache", device="cpu")
+    written = 0
+    for file in (tmp_path / "cache").glob("*.safetensors"):
+        with safe_open(file, "pt") as shard:
+            written += sum(shard.get_tensor(name).nbytes for name in shard.keys())  # noqa: SIM118  (no mapping)
+    assert written == 3 * plan.clip_bytes
+
+
+def test_parts_share_weights_once():
+    model = torch.nn.ModuleDict({"a": torch.nn.Linear(2, 2, bias=False), "b": torch.nn.Linear(2, 2, bias=False)})
+    model["b"].weight = model["a"].weight
+    assert [(size.name, size.parameters) for size in sizes_of("m", model)] == [("m.a", 4)]
+
+
+def test_spreading_stage_1():
+    assert Spread().memory(100, 10) == 100
+    assert Spread("ddp", 2).memory(100, 10) == 110
+    assert Spread("fsdp", 4).memory(100, 10) == 100 - 40 + 10 + 20
+    for strategy, gpus in (("single", 2), ("ddp", 1), ("fsdp", 0)):
+        with pytest.raises(TransporterError, match=r"spread\.gpus: .* use 1 with single, more with ddp or fsdp"):
+            Spread(strategy, gpus)
+
+
+def test_what_fits_leaves_room_for_what_is_no_tensor():
+    from transporter_pl.commands.plan import fits
+
+    gpu = GPU("small", 10 * GIB)
+    assert fits(Cost("explain", "answers", 8 * GIB, 0), gpu)
+    assert not fits(Cost("explain", "answers", 9 * GIB, 0), gpu)
+
+
+def arguments(tiny, **options):
+    text = {
+        "generator": vars(tiny.generator),
+        "vlm": vars(tiny.vlm),
+        "video": vars(tiny.video),
+        "network": {"width": 16, "heads": 2, "mixer_layers": 1, "transformer_layers": 1},
+        "batches": {"coupling": 2},
+    }
+    given = [word for name, value in text.items() for word in (f"--{name}", json.dumps(value))]
+    return ["plan", *given, *[word for name, value in options.items() for word in (f"--{name}", str(value))]]
+
+
+def test_the_command_prints_tables_and_writes_json(tiny, tmp_path, capsys):
+    assert main(arguments(tiny, clips=7, gpu="24", out=tmp_path / "plan.json")) == 0
+    printed = capsys.readouterr().out
+    assert "stage 1" in printed
+    assert "24 GiB" in printed
+    found = json.loads((tmp_path / "plan.json").read_text())
+    assert found["cache_bytes"] == 7 * found["clip_bytes"]
+    assert [cost["stage"] for cost in found["costs"]] == [
+        *["encode", "stage 1", "stage 2", "stage 2", "stage 2", "explain", "explain", "explain"]
+    ]
+    assert all(cost["fits"] for cost in found["costs"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"gpu": "H300"}, "gpu: 'H300' is unknown"),
+        ({"clips": 0}, "clips: 0 is too small"),
+        ({"batches.coupling": 0}, "batches.coupling: 0 is too small"),
+        ({"video.height": 33}, "video.height: 33 is not a multiple"),
+        ({"generator.path": "some-lab/none-of-ours"}, "path: can't load 'some-lab/none-of-ours'"),
+        ({"network.patch": "[2, 1, 1]", "video.frames": 9}, "patch: (2, 1, 1) does not divide"),
+        ({"spread.strategy": "ddp"}, "spread.gpus: 1 with strategy 'ddp'"),
+        ({"out": "/"}, "out: '/' is a folder"),
+    ],
+)
+def test_bad_input_is_one_line(tiny, capsys, options, message):
+    assert main(arguments(tiny, **options)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1

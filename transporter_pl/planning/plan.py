@@ -1,0 +1,170 @@
+"""What a run costs: shapes, parameters, disk, and memory and arithmetic of every part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
+from transporter_pl.coupling.network import CouplingNetwork
+from transporter_pl.encoding import encode
+from transporter_pl.errors import TransporterError
+from transporter_pl.loading import BackboneSpec, load_pair
+from transporter_pl.planning.meter import Meter, without_data
+from transporter_pl.planning.sizes import Size, sizes_of
+from transporter_pl.planning.steps import (
+    CAPTION,
+    Batches,
+    ConceptSteps,
+    CouplingSteps,
+    Part,
+    Precision,
+    encode_parts,
+    new_network,
+)
+from transporter_pl.samples import Clips, Encoded, Shapes, VideoSpec
+
+Strategy = Literal["single", "ddp", "fsdp"]
+ENCODED = ("latents", "condition", "tokens", "reencoded")
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one part of a run takes on one GPU.
+
+    Attributes:
+        stage: ``encode``, ``stage 1``, ``stage 2`` or ``explain``.
+        part: Which part of it.
+        memory: Bytes at the peak: all weights that the stage holds, and everything that lives with them.
+        flops: Floating-point operations of matrix products, convolutions and attention.
+    """
+
+    stage: str
+    part: str
+    memory: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is known of a run before it is started.
+
+    Attributes:
+        shapes: Of one clip's encodings.
+        sizes: Parameters of the models, part by part.
+        clip_bytes: What one clip takes in the latent cache.
+        costs: The parts of a run.
+    """
+
+    shapes: Shapes
+    sizes: tuple[Size, ...]
+    clip_bytes: int
+    costs: tuple[Cost, ...]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How stage 1 is spread over GPUs; the frozen models of the others stand whole on each.
+
+    Attributes:
+        strategy: ``single``, ``ddp`` (each GPU holds all) or ``fsdp`` (weights and optimizer are shared out).
+        gpus: Their number.
+
+    Raises:
+        TransporterError: If the number does not suit the strategy.
+    """
+
+    strategy: Strategy = "single"
+    gpus: int = 1
+
+    def __post_init__(self) -> None:
+        if self.gpus < 1 or (self.strategy == "single") != (self.gpus == 1):
+            msg = f"spread.gpus: {self.gpus} with strategy {self.strategy!r}; use 1 with single, more with ddp or fsdp"
+            raise TransporterError(msg)
+
+    def memory(self, single: int, weights: int) -> int:
+        """Bytes on each GPU, from those on a single one.
+
+        DDP adds buckets as large as the gradients. FSDP shares out weights, gradients and AdamW's two moments, and
+        gathers weights and gradients whole while a step runs, as Lightning wraps Φ in one piece.
+        """
+        if self.strategy == "ddp":
+            return single + weights
+        shared = 4 * weights
+        return single if self.strategy == "single" else single - shared + shared // self.gpus + 2 * weights
+
+
+def make_plan(
+    generator: BackboneSpec,
+    vlm: BackboneSpec,
+    video: VideoSpec,
+    network: CouplingOptions = CouplingOptions(),  # noqa: B008  (frozen)
+    batches: Batches = Batches(),  # noqa: B008  (frozen)
+    precision: Precision = "32-true",
+    spread: Spread = Spread(),
+) -> Plan:
+    """Run one step of everything on tensors without data: no weight is read, and nothing is computed.
+
+    Args:
+        generator: The generator Ξ.
+        vlm: The VLM Ω.
+        video: Geometry of the clips.
+        network: Options of Φ.
+        batches: How much is done at once, on each GPU.
+        precision: Lightning's, in both stages.
+        spread: How stage 1 is spread over GPUs.
+
+    Raises:
+        TransporterError: If a configuration can't be read, or the geometry or Φ's options don't suit.
+    """
+    with without_data(), _linear_attention():
+        xi, omega = load_pair(replace(generator, weights="random"), replace(vlm, weights="random"), video)
+        shapes = Shapes(xi.latent_shape, xi.condition_shape, omega.token_shape)
+        clip = encode(xi, omega, Clips(("",), torch.rand(1, video.frames, 3, video.height, video.width), (CAPTION,)))
+        phi = new_network(CouplingConfig.of(shapes, network), precision)
+        sizes = (*sizes_of("generator", xi), *sizes_of("vlm", omega), *sizes_of("Φ", phi))
+        costs = [
+            *_costs("encode", [xi, omega], encode_parts(xi, omega, batches.encode)),
+            *_coupling_costs(phi, clip, batches.coupling, precision, spread),
+        ]
+        steps = ConceptSteps(xi, omega, new_network(phi.config, "32-true"), batches, precision)
+        costs += _costs("stage 2", [steps.bridge, steps.ends], steps.parts())
+        costs += _costs("explain", [steps.bridge], steps.explain_parts())
+    return Plan(shapes, sizes, sum(getattr(clip, name).nbytes for name in ENCODED), tuple(costs))
+
+
+def _coupling_costs(
+    phi: CouplingNetwork, clip: Encoded, count: int, precision: Precision, spread: Spread
+) -> Iterator[Cost]:
+    tensors = {name: getattr(clip, name).repeat_interleave(count, 0) for name in ENCODED}
+    batch = replace(clip, ids=clip.ids * count, captions=clip.captions * count, **tensors)
+    weights = sum(size.bytes for size in sizes_of("", phi))
+    for cost in _costs("stage 1", [phi, *tensors.values()], CouplingSteps(phi, batch, precision).parts()):
+        yield replace(cost, memory=spread.memory(cost.memory, weights))
+
+
+def _costs(stage: str, held: Iterable[nn.Module | Tensor], parts: Iterator[Part]) -> Iterator[Cost]:
+    """Run the parts, with what the stage holds all the while."""
+    meter = Meter()
+    meter.hold(*held)
+    with meter:
+        for part in parts:
+            meter.restart()
+            part.run()
+            yield Cost(stage, part.name, meter.peak, meter.flops)
+
+
+@contextmanager
+def _linear_attention() -> Iterator[None]:
+    """Without the fast path of frozen Transformer layers, which the CPU has in a form that keeps all N² weights."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
