@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import SafetensorError
 
 from transporter_pl.backbones.shipped import advice
 from transporter_pl.errors import TransporterError
@@ -120,9 +121,30 @@ def loading(folder: str) -> Iterator[None]:
     _check_pickles(folder)
     try:
         yield
-    except (OSError, HfHubHTTPError, HFValidationError) as error:
+    except (OSError, HfHubHTTPError, HFValidationError, SafetensorError) as error:
         msg = f"path: can't load {folder!r}. {_fix(folder, error)}"
         raise TransporterError(msg) from error
+    except RuntimeError as error:
+        if "mismatch" not in str(error):
+            raise
+        msg = f"path: the weights in {folder!r} have other shapes than its config.json says; download the model again"
+        raise TransporterError(msg) from error
+
+
+def check_whole(folder: str, missing: Iterable[str]) -> None:
+    """Refuse weights of which some are missing: the libraries would draw these at random, with no more than a warning.
+
+    Args:
+        folder: Where they were loaded from.
+        missing: Names of those that were not there.
+
+    Raises:
+        TransporterError: If there are any.
+    """
+    names = sorted(missing)
+    if names:
+        msg = f"path: {folder!r} lacks {len(names)} of its weights, such as {names[0]}; download the model again"
+        raise TransporterError(msg)
 
 
 def _fix(folder: str, error: Exception) -> str:

@@ -46,6 +46,9 @@ class SquareFrames:
         if not processor.get("do_resize", True) and (video.height, video.width) != (side, side):
             msg = f"video: {video} does not suit this VLM, which takes frames of {side}x{side} and resizes none; "
             raise TransporterError(msg + f"use height {side} and width {side}")
+        if processor.get("do_pan_and_scan"):
+            msg = "path: this image processor adds crops of wide frames, so that the number of tokens would depend on "
+            raise TransporterError(msg + "them; set do_pan_and_scan to false in its preprocessor_config.json")
         tokens = config.mm_tokens_per_image
         row = math.isqrt(max(tokens, 0))
         if not row or row * row != tokens or side // patch % row:
@@ -66,7 +69,7 @@ class Gemma3Adapter(TransformersVLM):
     """Gemma 3 with every frame as an image of its own, between its begin and end tokens.
 
     Without these, frames would merge into one block in which all tokens attend to each other. Pan and scan, which adds
-    crops of wide images, is left off, as it is in the published processor.
+    crops of wide images, must be off, as it is in the published processor.
     """
 
     model_type = "gemma3"

@@ -68,6 +68,16 @@ class Phi4MultimodalAdapter(TransformersVLM):
             merge_vision_lora(adapter.model, lora)
         return adapter.freeze()
 
+    @classmethod
+    def check_access(cls, path: str | Path) -> None:
+        """Read the hub's own configuration, and see that a vision LoRA can be read.
+
+        Raises:
+            TransporterError: As ``from_pretrained``.
+        """
+        super().check_access(path)
+        find_vision_lora(resolve(path))
+
     def save(self, path: str | Path) -> None:
         """Write a hub folder, in which a LoRA is part of the weights.
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from transporter_pl.errors import TransporterError, did_you_mean
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
+NATIVE = {"microsoft/Phi-4-multimodal-instruct": "@refs/pr/70"}  # where the main branch holds another layout
 PUBLISHED = Path(__file__).parent / "published"
 
 
@@ -14,13 +15,15 @@ def resolve(path: str | Path) -> str:
     """A local folder for the name of a shipped checkpoint; any other path or hub id as it is.
 
     Raises:
-        TransporterError: If a path that is written like a folder (``./x``, ``/x``, ``~/x``) does not exist.
+        TransporterError: If a path that is written like a folder (``./x``, ``/x``, ``~/x``), or nearly like the name of
+            a shipped one, does not exist; the hub isn't asked for these.
     """
     shipped = CHECKPOINTS / str(path)
     if str(path) in shipped_names():
         return str(shipped)
     local = Path(path).expanduser()
-    if str(path).startswith((".", "/", "~")) and not local.is_dir():
+    near = "/" not in str(path) and did_you_mean(str(path), shipped_names())
+    if (near or str(path).startswith((".", "/", "~"))) and not local.is_dir():
         msg = f"path: no folder {str(path)!r}. {advice(path)}, or give a local folder or hub id"
         raise TransporterError(msg)
     return str(local) if local.is_dir() else str(path)
@@ -35,7 +38,7 @@ def configuration(path: str | Path) -> str:
         TransporterError: As ``resolve``.
     """
     found, name = resolve(path), str(path).partition("@")[0]
-    if Path(found).is_dir() or name not in published_names():
+    if Path(found).is_dir() or name not in published_names() or found != name + NATIVE.get(name, ""):
         return found
     return str(PUBLISHED / name.replace("/", "--"))
 

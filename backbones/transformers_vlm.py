@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from transporter_pl.backbones.folders import check_video, find_config, loading, read_config, saved_aside
+from transporter_pl.backbones.folders import check_video, check_whole, find_config, loading, read_config, saved_aside
 from transporter_pl.backbones.prompted_vlm import PromptedVLM
 from transporter_pl.backbones.random_weights import random_weights
 from transporter_pl.backbones.shipped import configuration, resolve
@@ -97,10 +97,11 @@ class TransformersVLM(PromptedVLM):
         cls.fitted(config, processor, video)
         repo, revision = split_revision(folder)
         with loading(folder):
-            tokenizer = AutoTokenizer.from_pretrained(repo, revision=revision)
-            model = cls.architecture.from_pretrained(
-                repo, revision=revision, config=config, dtype=dtype, use_safetensors=True
+            tokenizer = AutoTokenizer.from_pretrained(repo, revision=revision, trust_remote_code=False)
+            model, found = cls.architecture.from_pretrained(
+                repo, revision=revision, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
+        check_whole(folder, found["missing_keys"])
         return cls(model, tokenizer, video, path, processor).freeze()
 
     @classmethod
@@ -184,14 +185,24 @@ class TransformersVLM(PromptedVLM):
             self.tokenizer.save_pretrained(aside)
             (aside / self.processor_file).write_text(json.dumps(self.processor, indent=2) + "\n", encoding="utf-8")
 
+    @classmethod
+    def check_access(cls, path: str | Path) -> None:
+        """Read the hub's own configuration, whatever the package knows of the model.
+
+        Raises:
+            TransporterError: If it can't be read, or is that of another model.
+        """
+        cls.read(resolve(path))
+
     def checkpoint_activations(self) -> None:
         """Of every layer only the input is kept for the backward pass.
 
         Not by transformers' own switch, which does nothing in eval mode.
         """
         for layer in self.model.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False)
+            if isinstance(layer, GradientCheckpointingLayer) and not isinstance(layer.forward, partial):
+                # in eval mode nothing is drawn that would have to be drawn again
+                layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
 
     @property
     def token_shape(self) -> tuple[int, int]:

@@ -12,12 +12,12 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 from torch import Tensor, nn
 
 from transporter_pl.adapters import GeneratorAdapter
-from transporter_pl.backbones.folders import check_video, loading, read_config, saved_aside
+from transporter_pl.backbones.folders import check_video, read_config, saved_aside
 from transporter_pl.backbones.shipped import configuration, resolve
 from transporter_pl.backbones.wan_geometry import GUIDANCE, OWN, WanGeometry, read_guidance
+from transporter_pl.backbones.wan_loading import load_pipeline
 from transporter_pl.backbones.wan_random import random_pipeline
 from transporter_pl.backbones.wan_schedule import WanSchedule, check_scheduler
-from transporter_pl.origin import split_revision
 from transporter_pl.samples import VideoSpec
 
 
@@ -70,11 +70,7 @@ class WanAdapter(GeneratorAdapter):
         WanGeometry.read(folder).latents(video)
         check_scheduler(read_config(folder, "scheduler/scheduler_config.json"))
         guidance = read_guidance(folder, path)
-        repo, revision = split_revision(folder)
-        dtypes = {"default": dtype, "vae": torch.float32}
-        with loading(folder):
-            pipeline = WanPipeline.from_pretrained(repo, revision=revision, dtype=dtypes, use_safetensors=True)
-        return cls(pipeline, video, path, *guidance).freeze()
+        return cls(load_pipeline(folder, dtype), video, path, *guidance).freeze()
 
     @classmethod
     def from_config(cls, path: str | Path, video: VideoSpec, dtype: torch.dtype = torch.float32) -> Self:
@@ -106,6 +102,15 @@ class WanAdapter(GeneratorAdapter):
         with saved_aside(path) as aside:
             self.pipeline.save_pretrained(aside)
             (aside / OWN).write_text(json.dumps(own) + "\n", encoding="utf-8")
+
+    @classmethod
+    def check_access(cls, path: str | Path) -> None:
+        """Read the hub's own index, whatever the package knows of the model.
+
+        Raises:
+            TransporterError: If it can't be read.
+        """
+        read_config(resolve(path), "model_index.json")
 
     def checkpoint_activations(self) -> None:
         """Of every block of the transformers only the input is kept for the backward pass."""

@@ -1,6 +1,6 @@
 """One real step of everything at full size with random weights, beside what ``transporter plan`` says of it.
 
-    python benchmarks/plan.py --config pairs/wan2.2-5b_videollama3.yaml --device cuda
+    python benchmarks/plan.py --config backbones/wan2.2-5b_videollama3.yaml --device cuda
 
 Writes a row for each part: predicted and measured peak of memory, the difference, and seconds.
 """
@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 import torch
 from rich.console import Console
@@ -18,38 +19,39 @@ from rich.table import Table
 
 from transporter_pl.commands.arguments import call, find_configs
 from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
-from transporter_pl.encoding import encode
-from transporter_pl.loading import BackboneSpec, load_pair
+from transporter_pl.loading import BackboneSpec, load_pair, pair_shapes
 from transporter_pl.planning.gpus import GIB
 from transporter_pl.planning.plan import Cost, make_plan
-from transporter_pl.planning.steps import (
-    CAPTION,
-    Batches,
-    ConceptSteps,
-    CouplingSteps,
-    Part,
-    Precision,
-    encode_parts,
-    new_network,
-)
-from transporter_pl.samples import Clips, Shapes, VideoSpec
+from transporter_pl.planning.stages import stages
+from transporter_pl.planning.steps import Batches, Part, Precision
+from transporter_pl.samples import VideoSpec
 
 OPTIONS, ONE = CouplingOptions(), Batches(encode=1, coupling=1, concept=1, explain=1)
 
 
-def measure(parts: Iterable[Part], device: torch.device) -> list[tuple[str, int, float]]:
-    """Name, peak of allocated bytes and seconds of each part; the second of two runs is timed."""
+def measure(
+    parts: Iterable[Part], peak_of: Callable[[Callable[[], object]], int], clock: Callable[[], float]
+) -> list[tuple[str, int, float]]:
+    """Name, peak of memory and seconds of each part; the first of two runs is weighed, the second timed."""
     found = []
     for part in parts:
-        torch.cuda.reset_peak_memory_stats(device)
+        peak, start = peak_of(part.run), clock()
         part.run()
-        torch.cuda.synchronize(device)
-        peak, start = torch.cuda.max_memory_allocated(device), time.perf_counter()
-        if part.name != "decode, Φ, encode":  # it uses up what the part before it made
-            part.run()
-        torch.cuda.synchronize(device)
-        found.append((part.name, peak, time.perf_counter() - start))
+        found.append((part.name, peak, clock() - start))
     return found
+
+
+def gpu_peak(device: torch.device, run: Callable[[], object]) -> int:
+    """Most bytes that were allocated while it ran."""
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def gpu_clock(device: torch.device) -> float:
+    """Seconds, once all work is done."""
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def measured(
@@ -60,22 +62,17 @@ def measured(
     batches: Batches,
     precision: Precision,
     device: str,
-) -> list[tuple[str, int, float]]:
-    """Every part of the plan, with weights and tensors on a GPU; stage 1 with nothing else there."""
-    xi, omega = load_pair(replace(generator, weights="random"), replace(vlm, weights="random"), video, device=device)
-    place, count = xi.device, batches.coupling
-    config = CouplingConfig.of(Shapes(xi.latent_shape, xi.condition_shape, omega.token_shape), network)
-    found = measure(encode_parts(xi, omega, batches.encode), place)
-    clips = Clips(("",), torch.rand(1, video.frames, 3, video.height, video.width, device=place), (CAPTION,))
-    clip = encode(xi, omega, clips)
-    tensors = {n: getattr(clip, n).repeat_interleave(count, 0) for n in ("latents", "condition", "tokens", "reencoded")}
-    batch = replace(clip, ids=("",) * count, captions=(CAPTION,) * count, **tensors)
-    steps = ConceptSteps(xi, omega, new_network(config, "32-true", place), batches, precision)
-    late = [*measure(steps.parts(), place), *measure(steps.explain_parts(), place)]
-    del steps, xi, omega, clip, clips
-    torch.cuda.empty_cache()
-    phi = new_network(config, precision, place)
-    return [*found, *measure(CouplingSteps(phi, batch, precision).parts(), place), *late]
+) -> dict[tuple[str, str], tuple[int, float]]:
+    """Peak and seconds of every part, with weights and tensors on a GPU, by the names of stage and part."""
+    config = CouplingConfig.of(pair_shapes(generator, vlm, video), network)
+    pair = load_pair(replace(generator, weights="random"), replace(vlm, weights="random"), video, device=device)
+    place, run = pair[0].device, stages(*pair, config, batches, precision)
+    del pair  # stage 1 has the GPU to itself
+    found = {}
+    for stage in run:
+        for name, peak, seconds in measure(stage.parts, partial(gpu_peak, place), partial(gpu_clock, place)):
+            found[stage.name, name] = peak, seconds
+    return found
 
 
 def bench(
@@ -103,15 +100,14 @@ def bench(
     table = Table(
         "stage", "part", "plan GiB", "measured GiB", "off by", "s", "TFLOP/s", title=torch.cuda.get_device_name()
     )
-    for cost, (name, peak, seconds) in zip(plan.costs, rows, strict=True):
-        table.add_row(*row(cost, name, peak, seconds))
+    for cost in plan.costs:
+        table.add_row(*row(cost, *rows[cost.stage, cost.part]))
     Console().print(table)
 
 
-def row(cost: Cost, name: str, peak: int, seconds: float) -> list[str]:
-    assert cost.part == name
+def row(cost: Cost, peak: int, seconds: float) -> list[str]:
     memory = [f"{cost.memory / GIB:.1f}", f"{peak / GIB:.1f}", f"{cost.memory / peak - 1:+.0%}"]
-    return [cost.stage, name, *memory, f"{seconds:.2f}", f"{cost.flops / 1e12 / seconds:.0f}"]
+    return [cost.stage, cost.part, *memory, f"{seconds:.2f}", f"{cost.flops / 1e12 / seconds:.0f}"]
 
 
 if __name__ == "__main__":

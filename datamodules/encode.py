@@ -23,6 +23,7 @@ from transporter_pl.datamodules.cache_files import CacheKey, CacheWriter, check_
 from transporter_pl.datamodules.clips import BrokenClip, CaptionedClips, join
 from transporter_pl.encoding import encode
 from transporter_pl.errors import TransporterError
+from transporter_pl.files import check_folder
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.origin import origin_of
 from transporter_pl.samples import Clips
@@ -75,7 +76,10 @@ def encode_videos(
     if batch_size < 1:
         msg = f"batch_size: {batch_size} is below 1"
         raise TransporterError(msg)
-    key = CacheKey(generator, vlm, data.video, data.fingerprint)
+    check_folder("out", out)
+    # how a backward pass would go changes nothing in a cache
+    kept = replace(generator, checkpointing=False), replace(vlm, checkpointing=False)
+    key = CacheKey(*kept, video=data.video, clips=data.fingerprint)
     check_key(out, key)
     xi, omega = load_pair(generator, vlm, data.video, device=device)
     made = origin_of(xi, omega)

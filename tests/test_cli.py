@@ -142,7 +142,7 @@ def test_missing_config_suggests(capsys):
     assert "Did you mean 'shapemotion/pretrain_vae.yaml'?" in capsys.readouterr().err
 
 
-LAYERS = [name for name in packaged_configs() if name.startswith("pairs/") or name == "concept/paper.yaml"]
+LAYERS = [name for name in packaged_configs() if name.startswith("backbones/") or name == "concept/paper.yaml"]
 
 
 @pytest.mark.parametrize("config", sorted({*packaged_configs()} - {*LAYERS}))
@@ -172,8 +172,54 @@ def test_every_layer_parses_over_every_command_that_takes_it(command, owner, con
     assert {name: after[name] for name in left} == {name: before[name] for name in left}
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            ["encode", "LAYER", "--data", "vatex", "--data.root", "x", "--data.annotations", "y", "--out", "z"],
+            "after --data",
+        ),
+        (["fit", "LAYER", "--config", "concept/base.yaml"], "after the file that names it"),
+        (["fit", "--config", "coupling/base.yaml", "LAYER"], "Φ has its cache"),
+        (["clips", "--config", "shapemotion/clips.yaml", "LAYER"], "`transporter clips` takes none"),
+    ],
+)
+def test_a_file_of_backbones_out_of_place_is_one_line(line, said, capsys):
+    layer = ["--config", "backbones/shapemotion_gemma3.yaml"]
+    assert main([word for part in line for word in (layer if part == "LAYER" else [part])]) == 2
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1].startswith("error: backbones: ")
+    assert said in error[-1]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("backbones: wan", "backbones: 'wan'; give generator:"),
+        ("backbones: [wan]", "backbones: ['wan']; give generator:"),
+        ("backbones: {vlm: gemma3}", "backbones: {'vlm': 'gemma3'}; give generator:"),
+        (
+            "backbones: {generater: {name: wan, path: x}}",
+            "unknown 'generater'. Did you mean 'generator'? Known: generator",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", [["explain", "--pair", "a:b"], ["fit", "--config", "concept/base.yaml"]])
+def test_what_is_no_file_of_backbones_is_one_line(command, content, said, tmp_path, capsys):
+    (tmp_path / "mine.yaml").write_text(content)
+    assert main([*command, "--config", str(tmp_path / "mine.yaml")]) == 2
+    assert said in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_data_left_empty_beside_backbones(tmp_path, capsys):
+    layer = (PACKAGED / "backbones/shapemotion_gemma3.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(f"{layer}\ndata:\n")
+    main(["encode", "--config", "shapemotion/encode.yaml", "--config", str(tmp_path / "mine.yaml"), "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["video"]["frames"] == 9
+
+
 def test_options_win_over_a_file_of_backbones(capsys):
-    layer = ["--config", "pairs/shapemotion_gemma3.yaml"]
+    layer = ["--config", "backbones/shapemotion_gemma3.yaml"]
     for line, group in (
         (["explain", "--config", "shapemotion/explain.yaml", *layer, "--vlm.path", "mine"], ()),
         (["fit", "--config", "shapemotion/concept.yaml", *layer, "--model.vlm.path", "mine"], ("model", "init_args")),

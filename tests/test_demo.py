@@ -20,7 +20,7 @@ TINY = Budget(
 PAIRS = json.dumps([{"negative": "left", "positive": "right", "contexts": ["a red oval moves {} slowly"]}])
 
 
-LAYER = ["--config", "pairs/shapemotion_gemma3.yaml"]
+LAYER = ["--config", "backbones/shapemotion_gemma3.yaml"]
 
 
 @pytest.mark.parametrize("budget", [FAST, FULL])
@@ -107,11 +107,11 @@ def test_the_whole_path_on_every_other_small_vlm(vlm, tmp_path, capsys):
         "coupling": [*trainer, "--trainer.val_check_interval", "1", "--data.batch_size", "2"],
         "concept": [*trainer, "--model.pairs", PAIRS, "--model.sampling_steps", "2", "--model.batch_size", "2"],
     }
-    for line in commands(TINY, tmp_path, 0, ["--config", f"pairs/shapemotion_{vlm}.yaml"]):
+    for line in commands(TINY, tmp_path, 0, ["--config", f"backbones/shapemotion_{vlm}.yaml"]):
         over = quick.get(line[2].removeprefix("shapemotion/").removesuffix(".yaml"), [])
         assert main([*line, *over]) == 0, f"{line}\n{capsys.readouterr().err}"
     measured = json.loads((tmp_path / "measure.json").read_text(), parse_constant=pytest.fail)
-    on_pixels = next(row for row in measured["agreement"] if row["source"] == "the VLM on pixels")
+    on_pixels = next(row for row in measured["agreement"] if row["source"] == "pixels")
     assert min(on_pixels["factors"]) >= 0.75  # of four clips
 
 

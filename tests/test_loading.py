@@ -80,3 +80,21 @@ def test_a_type_is_one_of_torch(dtype):
         return
     with pytest.raises(TransporterError, match=f"dtype: '{dtype}' is no floating-point type"):
         BackboneSpec("wan", "x", dtype)
+
+
+@pytest.mark.parametrize("name", ["transporter_pl.backbones.wan.WanAdapter", "json.JSONDecoder", "json.dumps"])
+def test_a_class_path_of_something_else_is_refused(bare, name):
+    with pytest.raises(TransporterError, match=f"name: '{name}' is no VLMAdapter; registered vlms: gemma3, "):
+        load_pair(bare.generator, replace(bare.vlm, name=name), bare.video)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("gemma3", "google/gemma-3-12b-it"), ("phi4_multimodal", "microsoft/Phi-4-multimodal-instruct@refs/pr/70")],
+)
+def test_both_are_asked_for_before_the_first_is_loaded(bare, name, path, tmp_path, monkeypatch):
+    """Their shapes are known offline; that they can't be had must not come after the generator's download."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(TransporterError, match=f"path: can't load '{path}'"):  # the generator has no weights to load
+        load_pair(bare.generator, BackboneSpec(name, path), bare.video)

@@ -53,3 +53,22 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path, capsys):
     line = ["validate", "--config", "shapemotion/coupling.yaml", "--data.path", str(tmp_path)]
     assert main([*line, "--ckpt_path", "nope.ckpt"]) == 2
     assert capsys.readouterr().err.startswith("error: ckpt_path: no file 'nope.ckpt'")
+
+
+def test_a_folder_that_nothing_can_be_written_to_is_refused():
+    with pytest.raises(TransporterError, match=r"out: can't write to '/proc' \(.*\); give another folder"):
+        check_folder("out", "/proc/no/such/place")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["explain", "--config", "shapemotion/explain.yaml", "--pair", "left:right", "--out"],
+        ["plan", "--config", "backbones/shapemotion_gemma3.yaml", "--out"],
+        ["clips", "--config", "shapemotion/clips.yaml", "--folder"],
+        ["demo", "--fast", "--out"],
+    ],
+)
+def test_commands_refuse_such_a_folder_before_they_start(line, capsys):
+    assert main([*line, "/proc/no/such/place/file.json"]) == 2
+    assert "can't write to '/proc'" in capsys.readouterr().err.splitlines()[-1]

@@ -50,6 +50,14 @@ class Frozen(nn.Module):
         """Stay in eval mode, whatever Lightning asks for."""
         return super().train(False)
 
+    @classmethod
+    def check_access(cls, path: str | Path) -> None:
+        """Refuse a hub id or folder that can't be read, before another model is downloaded; nothing by default.
+
+        Raises:
+            TransporterError: If so.
+        """
+
     def checkpoint_activations(self) -> None:
         """Keep few activations for the backward pass and compute the others anew: less memory, more time.
 

@@ -103,13 +103,14 @@ def _run(argv: list[str]) -> None:
         return
     name, *rest = argv
     command = find(name)
-    from transporter_pl.commands.arguments import call, find_configs, find_data
+    from transporter_pl.commands.arguments import backbones_in_their_place, call, find_configs, find_data
 
     rest = find_data(find_configs(rest))
-    if command.stage:
-        command.load()([name, *rest])
-    else:
-        call(command.load(), f"transporter {name}", rest)
+    with backbones_in_their_place(name, rest):
+        if command.stage:
+            command.load()([name, *rest])
+        else:
+            call(command.load(), f"transporter {name}", rest)
 
 
 def _overview(argv: list[str]) -> None:

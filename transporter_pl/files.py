@@ -15,14 +15,19 @@ def check_folder(field: str, folder: str | Path) -> Path:
     """The folder, if it is one or can be made; to be asked before the long work whose result goes there.
 
     Raises:
-        TransporterError: If a file stands in its place, or in that of a folder above it.
+        TransporterError: If a file stands in its place, or of one above it, or nothing can be written there.
     """
     path = Path(folder)
-    for place in (path, *path.parents):
-        if place.exists() and not place.is_dir():
-            msg = f"{field}: {str(place)!r} is a file; give a folder"
-            raise TransporterError(msg)
-    return path
+    place = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not place.is_dir():
+        msg = f"{field}: {str(place)!r} is a file; give a folder"
+        raise TransporterError(msg)
+    try:
+        with tempfile.TemporaryFile(dir=place):  # permissions alone don't tell: a disk may be full or read-only
+            return path
+    except OSError as error:
+        msg = f"{field}: can't write to {str(place)!r} ({error.strerror}); give another folder"
+        raise TransporterError(msg) from error
 
 
 def replace_file(file: Path, write_aside: Callable[[Path], Any]) -> None:

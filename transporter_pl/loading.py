@@ -11,6 +11,7 @@ from transporter_pl.adapters import Frozen, GeneratorAdapter, VLMAdapter, genera
 from transporter_pl.coupling.bridge import check_fit
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
+from transporter_pl.registry import Registry
 from transporter_pl.samples import Origin, Shapes, VideoSpec
 
 A = TypeVar("A", GeneratorAdapter, VLMAdapter)
@@ -22,7 +23,7 @@ class BackboneSpec:
     """Which backbone to load.
 
     Attributes:
-        name: Registered adapter name (``wan``, ``video_llama3``) or class path.
+        name: Registered name of an adapter, as ``transporter list`` shows it, or class path.
         path: Hub id, local folder, or the name of a shipped checkpoint (``shapemotion-wan``); ``org/name@revision`` is
             a branch, tag or commit of a hub id.
         dtype: ``float32``, ``bfloat16`` or ``float16``.
@@ -57,12 +58,12 @@ class BackboneSpec:
 
 def load_generator(spec: BackboneSpec, video: VideoSpec, device: torch.device | str = "cpu") -> GeneratorAdapter:
     """The frozen generator of a spec, for videos of one geometry; random weights are drawn on the device itself."""
-    return _load(generators.get(spec.name), spec, video, device)
+    return _load(_adapter(GeneratorAdapter, generators, spec), spec, video, device)
 
 
 def load_vlm(spec: BackboneSpec, video: VideoSpec, device: torch.device | str = "cpu") -> VLMAdapter:
     """The frozen VLM of a spec, for videos of one geometry; random weights are drawn on the device itself."""
-    return _load(vlms.get(spec.name), spec, video, device)
+    return _load(_adapter(VLMAdapter, vlms, spec), spec, video, device)
 
 
 def load_pair(
@@ -85,11 +86,39 @@ def load_pair(
         TransporterError: If a name is unknown, a path can't be read, the geometry does not suit a backbone, Φ was
             trained for something else, or there is no such device.
     """
-    place, xi, omega = _device(device), generators.get(generator.name), vlms.get(vlm.name)
-    shapes = Shapes(*xi.shapes_of(generator.path, video), omega.token_shape_of(vlm.path, video))
+    place = _device(device)
+    xi, omega = _adapter(GeneratorAdapter, generators, generator), _adapter(VLMAdapter, vlms, vlm)
+    shapes = pair_shapes(generator, vlm, video)
     if network is not None:
         check_fit(network, Origin(generator.path, vlm.path, video), shapes)
+    for kind, spec in ((xi, generator), (omega, vlm)):
+        if spec.weights == "pretrained":  # both are asked for before the first is downloaded
+            kind.check_access(spec.path)
     return load_generator(generator, video, place), load_vlm(vlm, video, place)
+
+
+def pair_shapes(generator: BackboneSpec, vlm: BackboneSpec, video: VideoSpec) -> Shapes:
+    """What both give for one clip, by their configurations alone.
+
+    Args:
+        generator: The generator Ξ.
+        vlm: The VLM Ω.
+        video: Geometry of the videos.
+
+    Raises:
+        TransporterError: If a name is unknown, a path can't be read, or the geometry does not suit a backbone.
+    """
+    xi, omega = _adapter(GeneratorAdapter, generators, generator), _adapter(VLMAdapter, vlms, vlm)
+    return Shapes(*xi.shapes_of(generator.path, video), omega.token_shape_of(vlm.path, video))
+
+
+def _adapter(port: type, registry: Registry[type[A]], spec: BackboneSpec) -> type[A]:
+    """The adapter of a spec's name, which as a class path may name anything."""
+    kind = registry.get(spec.name)
+    if not (isinstance(kind, type) and issubclass(kind, port)):
+        msg = f"name: {spec.name!r} is no {port.__name__}; registered {registry.kind}: {', '.join(registry.names())}"
+        raise TransporterError(msg)
+    return kind
 
 
 def _load(kind: type[A], spec: BackboneSpec, video: VideoSpec, device: torch.device | str) -> A:

@@ -180,7 +180,7 @@ def _prompts(adapter: VLMAdapter) -> Iterator[str]:
         yield "logits: the same after the beginning of an answer"
     if _close(base, adapter.logits(tokens.flip(0))):
         yield "logits: the same for other tokens"
-    prompts, answers = [asked, f"{asked} {asked}"], ["1 2", ""]
+    tokens, prompts, answers = tokens[[0, 1, 1]], [asked, f"{asked} {asked}", asked], ["1 2", "", "1 2"]
     alone = [adapter.logits(row[None], *texts) for row, *texts in zip(tokens, prompts, answers, strict=True)]
     yield from _same(
         "logits: a prompt and an answer for each clip", adapter.logits(tokens, prompts, answers), torch.cat(alone)

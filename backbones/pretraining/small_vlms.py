@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from safetensors.torch import load_file
@@ -59,12 +59,16 @@ def go_on_from(folder: str, model: PreTrainedModel) -> None:
     Args:
         folder: Folder or name of a model of the same kind and widths.
         model: The model that goes on.
+
+    Raises:
+        TransporterError: If it can't be read, or a weight is missing or has another shape.
     """
-    weights = _weights(folder)
+    with loading(resolve(folder)):
+        weights = type(model).from_pretrained(resolve(folder), use_safetensors=True).float().state_dict()
     (name,) = (key for key in weights if key.endswith(PATCHES))
     old, side = weights[name], model.config.vision_config.patch_size
     weights[name] = interpolate(old, (side, side), mode="area") * (old.shape[-1] / side) ** 2
-    model.load_state_dict(weights)
+    _copy("init", folder, weights, model.state_dict())
 
 
 def take_vision(folder: str, model: PreTrainedModel) -> None:
@@ -77,23 +81,24 @@ def take_vision(folder: str, model: PreTrainedModel) -> None:
     Raises:
         TransporterError: If a weight has another shape.
     """
-    theirs = {part: weight for name, weight in _weights(folder).items() if (part := _part(name))}
-    for name, weight in model.state_dict().items():
-        source = theirs.get(_part(name))
-        if source is None:
-            continue
-        if source.shape != weight.shape:
-            msg = f"vision: {folder!r} has {name} of shape {tuple(source.shape)}, this model {tuple(weight.shape)}; "
-            raise TransporterError(msg + "give one of the same patches and widths")
-        weight.copy_(source)
+    with loading(resolve(folder)):
+        weights = load_file(Path(resolve(folder)) / "model.safetensors")
+    _copy("vision", folder, _vision_parts(weights), _vision_parts(model.state_dict()))
 
 
-def _part(name: str) -> str:
-    """Name of a weight within the vision encoder; empty for all others."""
-    found = VISION.fullmatch(name) if "vision" in name or "img_processor" in name else None
-    return found[1] if found else ""
+def _copy(field: str, folder: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> None:
+    """Copy weights of the same names and shapes; all of them, or none."""
+    shapes = [{name: tuple(weight.shape) for name, weight in weights.items()} for weights in (theirs, ours)]
+    for name in sorted({*theirs, *ours}):
+        found, wanted = (each.get(name, "none") for each in shapes)
+        if found != wanted:
+            msg = f"{field}: {folder!r} has {name} of shape {found}, this model {wanted}; "
+            raise TransporterError(msg + "give a model of the same patches, widths and layers")
+    for name, weight in ours.items():
+        weight.copy_(theirs[name])
 
 
-def _weights(folder: str) -> dict[str, Tensor]:
-    with loading(folder):
-        return {name: weight.float() for name, weight in load_file(Path(resolve(folder)) / "model.safetensors").items()}
+def _vision_parts(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the vision encoder, by their names within it."""
+    names = {name: VISION.fullmatch(name) for name in weights if "vision" in name or "img_processor" in name}
+    return {found[1]: weights[name] for name, found in names.items() if found}

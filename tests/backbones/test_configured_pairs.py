@@ -15,7 +15,7 @@ from transporter_pl.datamodules.shapemotion.files import write_clips
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.samples import VideoSpec
 
-PUBLISHED = sorted(name for name in packaged_configs() if name.startswith("pairs/wan"))
+PUBLISHED = sorted(name for name in packaged_configs() if name.startswith("backbones/wan"))
 KINDS = {"wan2.2-a14b": "two_experts", "wan2.2-5b": "expanded"}  # of tests/backbones/conftest.py
 NAMES = {"gemma3": "gemma3", "phi4mm": "phi4_multimodal", "videollama3": "video_llama3"}
 TOKENS = {"gemma3": (9 * 256, 3840), "phi4mm": (9 * 545, 3072), "videollama3": (9 * 510, 3584)}
@@ -27,12 +27,12 @@ SMALL = ["--model.network.width", "16", "--model.network.mixer_layers", "1", "--
 
 
 def test_each_of_the_papers_pairs_has_a_config():
-    assert sorted(f"pairs/{g}_{v}.yaml" for g in KINDS for v in NAMES) == PUBLISHED
+    assert sorted(f"backbones/{g}_{v}.yaml" for g in KINDS for v in NAMES) == PUBLISHED
 
 
 @pytest.mark.parametrize("config", PUBLISHED)
 def test_geometry_suits_the_published_models(config):
-    generator, vlm = config.removeprefix("pairs/").removesuffix(".yaml").split("_")
+    generator, vlm = config.removeprefix("backbones/").removesuffix(".yaml").split("_")
     found = yaml.safe_load((PACKAGED / config).read_text())["backbones"]
     xi, omega = (BackboneSpec(**found[kind]) for kind in ("generator", "vlm"))
     assert (xi.name, omega.name, xi.dtype, omega.dtype) == ("wan", NAMES[vlm], "bfloat16", "bfloat16")
@@ -46,7 +46,7 @@ def test_geometry_suits_the_published_models(config):
 
 @pytest.mark.parametrize("config", PUBLISHED)
 def test_the_whole_path_runs_with_tiny_weights_in_place(config, pipelines, spec, tmp_path, capsys):
-    generator, vlm = config.removeprefix("pairs/").removesuffix(".yaml").split("_")
+    generator, vlm = config.removeprefix("backbones/").removesuffix(".yaml").split("_")
     WanAdapter(pipelines[KINDS[generator]], spec).save(tmp_path / "generator")
     tiny_vlm(NAMES[vlm]).save(tmp_path / "vlm")
     write_clips(tmp_path / "clips", 3, spec)

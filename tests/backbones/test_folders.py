@@ -3,11 +3,13 @@
 import importlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants, set_client_factory
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils._http import default_client_factory
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from transporter_pl.backbones.folders import find_config, loading, read_config
@@ -163,3 +165,30 @@ class TestRefusals:
         folder = shutil.copytree(tiny.vlm.path, tmp_path / "model")
         (folder / "pytorch_model.bin").write_bytes(b"never read")
         VideoLlama3Adapter.from_pretrained(folder, tiny.video)
+
+
+class TestWhole:
+    """Both libraries draw what is missing at random, with no more than a warning."""
+
+    @pytest.mark.parametrize(("kind", "part"), [("vlm", ""), *[("generator", p) for p in ("transformer", "vae")]])
+    def test_missing_weights_are_refused(self, tiny, tmp_path, kind, part):
+        spec = getattr(tiny, kind)
+        folder = shutil.copytree(spec.path, tmp_path / kind)
+        (file,) = (Path(spec.path) / part).glob("*.safetensors")
+        weights = load_file(file)
+        name = next(n for n, w in weights.items() if w.ndim > 1)
+        save_file({n: w for n, w in weights.items() if n != name}, folder / part / file.name, {"format": "pt"})
+        with pytest.raises(TransporterError, match=r"path: '.*' lacks 1 of its weights, such as .*; download"):
+            {"vlm": VideoLlama3Adapter, "generator": WanAdapter}[kind].from_pretrained(folder, tiny.video)
+
+    def test_damaged_weights_are_one_clear_error(self, tiny, tmp_path):
+        folder = shutil.copytree(tiny.vlm.path, tmp_path / "vlm")
+        file, whole = folder / "model.safetensors", Path(tiny.vlm.path) / "model.safetensors"
+        file.write_bytes(whole.read_bytes()[:1000])
+        with pytest.raises(TransporterError, match="The folder is not whole"):
+            VideoLlama3Adapter.from_pretrained(folder, tiny.video)
+        weights = load_file(whole)
+        name = next(n for n in weights if n.endswith("q_proj.weight"))
+        save_file({**weights, name: weights[name][:3].clone()}, file, {"format": "pt"})
+        with pytest.raises(TransporterError, match="have other shapes than its config"):
+            VideoLlama3Adapter.from_pretrained(folder, tiny.video)

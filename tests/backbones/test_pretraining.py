@@ -20,7 +20,7 @@ from transporter_pl.backbones.pretraining.vlm import VLMPretraining
 from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
 from transporter_pl.backbones.wan import WanAdapter
 from transporter_pl.cli import main
-from transporter_pl.commands.arguments import PACKAGED
+from transporter_pl.commands.arguments import PACKAGED, packaged_configs
 from transporter_pl.datamodules.shapemotion.world import render, sample_scene
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import VideoSpec
@@ -204,7 +204,9 @@ def test_vlm_recipes_make_a_model_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("name", "registered", "tokens"), [("gemma3", "gemma3", 4), ("phi4mm", "phi4_multimodal", 13)])
 def test_other_vlms_begin_with_a_trained_vision_encoder(name, registered, tokens, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert fit(name, "--model.text_layers", "1", "--model.text_dim", "32") == 0
+    for part in (name, f"{name}_fine"):
+        if f"shapemotion/pretrain_{part}.yaml" in packaged_configs():
+            assert fit(part, "--model.text_layers", "1", "--model.text_dim", "32") == 0
     adapter = vlms.get(registered).from_pretrained(SHIPPED / f"shapemotion-{name}", VIDEO)
     assert adapter.token_shape == (9 * tokens, 32)
     assert check_vlm(adapter) == []
@@ -223,6 +225,23 @@ def test_a_vision_encoder_is_taken_whole(kind):
 def test_a_vision_encoder_of_another_width_is_refused():
     with pytest.raises(TransporterError, match=r"vision: 'shapemotion-videollama3' has .* of shape .*, this model"):
         VLMPretraining("unused", VIDEO, "gemma3", vision_dim=32, vision="shapemotion-videollama3")
+
+
+def test_a_vision_encoder_of_fewer_layers_is_refused():
+    with pytest.raises(TransporterError, match=r"vision: .* has encoder\.layers\.3\..* of shape none, this model"):
+        VLMPretraining("unused", VIDEO, "gemma3", vision_layers=4, vision="shapemotion-videollama3")
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "phi4_multimodal"])
+def test_other_vlms_go_on_from_themselves(kind, tmp_path):
+    sizes = {"vision_dim": 32, "text_dim": 32, "text_layers": 1, "vision_layers": 1}
+    first = VLMPretraining("unused", VIDEO, kind, **sizes)
+    first.adapter.save(tmp_path)
+    again = VLMPretraining("unused", VIDEO, kind, init=str(tmp_path), **sizes)
+    for name, weight in first.adapter.model.state_dict().items():
+        torch.testing.assert_close(again.adapter.model.state_dict()[name], weight)
+    with pytest.raises(TransporterError, match=r"init: .* this model"):
+        VLMPretraining("unused", VIDEO, kind, init=str(tmp_path), **{**sizes, "text_dim": 64})
 
 
 def test_a_fine_vlm_without_the_coarse_one_is_refused(tmp_path, monkeypatch, capsys):

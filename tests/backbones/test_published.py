@@ -95,3 +95,22 @@ def test_of_a_local_folder_its_own_configuration_counts(tmp_path, monkeypatch):
 def test_a_resolution_that_does_not_fit_is_refused_offline():
     with pytest.raises(TransporterError, match=r"video\.width: 840 is not a multiple of 32"):
         WanAdapter.from_config("Wan-AI/Wan2.2-TI2V-5B-Diffusers", VideoSpec(9, 480, 840))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "google/gemma-3-12b-it@other",
+        "google/gemma-3-12b-it@",
+        "microsoft/Phi-4-multimodal-instruct",
+        "microsoft/Phi-4-multimodal-instruct@refs/pr/1",
+    ],
+)
+def test_other_revisions_are_not_what_the_package_knows(path):
+    assert configuration(path) == path
+
+
+def test_a_name_near_a_shipped_one_is_not_asked_of_the_hub(monkeypatch):
+    monkeypatch.setattr(folders, "hf_hub_download", pytest.fail)
+    with pytest.raises(TransporterError, match=r"no folder 'shapemotion-gema3'\. Did you mean 'shapemotion-gemma3'"):
+        Gemma3Adapter.token_shape_of("shapemotion-gema3", VideoSpec(9, 64, 64))

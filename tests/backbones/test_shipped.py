@@ -59,7 +59,7 @@ def test_a_misspelt_name_is_answered_with_the_nearest(monkeypatch):
         with pytest.raises(TransporterError) as caught:
             load("shapemotion-wam", VIDEO)
         said = str(caught.value)
-        assert said.startswith("path: can't load 'shapemotion-wam'. Did you mean 'shapemotion-wan'? Shipped: shape")
+        assert said.startswith("path: no folder 'shapemotion-wam'. Did you mean 'shapemotion-wan'? Shipped: shape")
         assert "\n" not in said
     with pytest.raises(TransporterError, match="Did you mean 'shapemotion-videollama3'"):
         VideoLlama3Adapter.from_pretrained("shapemotion-videollama", VIDEO)

@@ -199,7 +199,10 @@ class TestPrompts:
     @torch.no_grad()
     def test_of_a_batch_each_clip_may_have_its_own(self, vlm, video):
         tokens = vlm.encode(torch.cat([video, video.flip(1)])).detach()
-        prompts, answers = ["a ball", "Describe the video .", "a ball", "a red ball"], ["the", "", "", "the red"]
+        prompts, answers = (
+            ["a ball", "Describe the video .", "a ball", "a red ball"],
+            ["the", "", "the", "the red"],
+        )  # the first and third are read at once
         alone = [vlm.logits(row[None], *texts) for row, *texts in zip(tokens, prompts, answers, strict=True)]
         torch.testing.assert_close(vlm.logits(tokens, prompts, answers), torch.cat(alone), atol=1e-5, rtol=0)
         said = [vlm.caption(row[None], prompt, 6)[0] for row, prompt in zip(tokens, prompts, strict=True)]

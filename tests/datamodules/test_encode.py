@@ -57,6 +57,12 @@ def small_shards(monkeypatch):
     monkeypatch.setattr(encoding, "CacheWriter", lambda folder, key: CacheWriter(folder, key, shard_bytes=1))
 
 
+def test_how_a_backward_pass_would_go_is_no_part_of_the_key(rendered, tiny, tmp_path):
+    _encode(_data(rendered, tiny), tiny, tmp_path)
+    spared = replace(tiny, vlm=replace(tiny.vlm, checkpointing=True))
+    assert _encode(_data(rendered, spared), spared, tmp_path).encoded == CLIPS
+
+
 def _assert_same(cache, other):
     assert (cache.ids, cache.captions) == (other.ids, other.captions)
     for name in TENSORS:

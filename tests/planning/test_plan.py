@@ -8,6 +8,7 @@ import torch
 from measured_plan import BATCHES, SMALL, check
 from safetensors import safe_open
 
+from transporter_pl.backbones.wan import WanAdapter
 from transporter_pl.cli import main
 from transporter_pl.datamodules.encode import encode_videos
 from transporter_pl.datamodules.shapemotion.files import write_clips
@@ -108,6 +109,7 @@ def test_the_command_prints_tables_and_writes_json(tiny, tmp_path, capsys):
         ({"video.height": 33}, "video.height: 33 is not a multiple"),
         ({"generator.path": "some-lab/none-of-ours"}, "path: can't load 'some-lab/none-of-ours'"),
         ({"network.patch": "[2, 1, 1]", "video.frames": 9}, "patch: (2, 1, 1) does not divide"),
+        ({"network.transport": "zta"}, "transports: unknown name 'zta'. Did you mean 'zeta'"),
         ({"spread.strategy": "ddp"}, "spread.gpus: 1 with strategy 'ddp'"),
         ({"out": "/"}, "out: '/' is a folder"),
     ],
@@ -117,3 +119,17 @@ def test_bad_input_is_one_line(tiny, capsys, options, message):
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"transport": "zta"}, r"transports: unknown name 'zta'\. Did you mean 'zeta'"),
+        ({"transport_options": {"warmth": 1}}, "transport_options: 'zeta' has no option 'warmth'"),
+        ({"patch": (1, 7, 7)}, r"patch: \(1, 7, 7\) does not divide the latent grid \(2, 2, 2\)"),
+    ],
+)
+def test_options_of_the_coupling_are_checked_before_a_backbone_is_built(tiny, monkeypatch, options, message):
+    monkeypatch.setattr(WanAdapter, "from_config", None)
+    with pytest.raises(TransporterError, match=message):
+        make_plan(tiny.generator, tiny.vlm, tiny.video, replace(SMALL, **options))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Mapping, Set
+from argparse import ArgumentError
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -26,6 +28,7 @@ OWNERS: dict[str, dict[str, str]] = {
     "transporter-stage": {"generator": "model", "vlm": "model", "video": "model"},
     "transporter-data": {"video": "data"},
 }
+BACKBONES = ("generator", "vlm", "video")
 NAME = re.compile(r"(?!(null|None)$)[A-Za-z]\w*(-\w+)*")  # and not a class path, a file or an inline mapping
 
 
@@ -102,16 +105,63 @@ def _load(text: str, owners: Mapping[str, str]) -> object:
         loaded["data"] = _class_path(data)
     elif isinstance(data, dict) and isinstance(data.get("class_path"), str):
         loaded["data"] = {**data, "class_path": _class_path(data["class_path"])}
-    for name, value in (backbones or {}).items():
+    for name, value in _checked(backbones).items():
         if name in owners:
-            loaded.setdefault(owners[name], {}).setdefault("init_args", {})[name] = value
+            owner = loaded[owners[name]] = loaded.get(owners[name]) or {}
+            owner.setdefault("init_args", {})[name] = value
         else:
             loaded[name] = value
     return loaded
 
 
+def _checked(backbones: object) -> dict[str, object]:
+    """What stands under ``backbones:``.
+
+    Raises:
+        TransporterError: If it is no mapping of a generator, a VLM and a geometry, each a mapping too.
+    """
+    parts = {} if backbones is None else backbones
+    if not isinstance(parts, dict) or not all(isinstance(part, dict) for part in parts.values()):
+        msg = f"backbones: {backbones!r}; give generator: {{name, path}}, vlm: {{name, path}} and video: {{frames, …}}"
+        raise TransporterError(msg)
+    for name in parts:
+        if name not in BACKBONES:
+            msg = f"backbones: unknown {name!r}.{did_you_mean(str(name), BACKBONES)} Known: {', '.join(BACKBONES)}"
+            raise TransporterError(msg)
+    return parts
+
+
 for _mode, _owners in OWNERS.items():
     set_loader(_mode, partial(_load, owners=_owners), exceptions=(YAMLError,))
+
+
+@contextmanager
+def backbones_in_their_place(command: str, argv: list[str]) -> Iterator[None]:
+    """Say what is wrong with where a file of backbones stands; a parser only lists what it got.
+
+    Raises:
+        TransporterError: If the command takes none, or the file comes before what its parts belong to.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        said = str(error)
+        if not any(_names_backbones(path) for path in argv):
+            raise
+        if 'Parser key "data"' in said:
+            msg = "backbones: the geometry is the data's too; give that --config after --data or the file that names it"
+        elif "generator.name' is not accepted" not in said:
+            raise
+        elif command in {"fit", "validate", "test"}:
+            msg = "backbones: only a stage that loads them takes them, after the file that names it; Φ has its cache"
+        else:
+            msg = f"backbones: `transporter {command}` takes none; leave the file out"
+        raise TransporterError(msg) from error
+
+
+def _names_backbones(path: str) -> bool:
+    file = Path(path.rpartition("=")[2])
+    return file.suffix in {".yaml", ".yml"} and file.is_file() and "backbones:" in file.read_text(encoding="utf-8")
 
 
 def _replace(argv: list[str], options: Set[str], change: Callable[[str], str]) -> list[str]:

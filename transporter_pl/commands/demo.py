@@ -15,7 +15,7 @@ from transporter_pl.cli import main
 from transporter_pl.commands.arguments import packaged_configs
 from transporter_pl.errors import TransporterError, did_you_mean
 
-PAIR = "pairs/shapemotion_"
+PAIR = "backbones/shapemotion_"
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def demo(fast: bool = False, vlm: str | None = None, out: Path = Path("demo"), s
 
     Args:
         fast: Fewer clips and steps: shows that everything runs, not how well.
-        vlm: Which of the small VLMs is explained, as in ``pairs/shapemotion_<vlm>.yaml``; by default the first.
+        vlm: Which of the small VLMs is explained, as in ``backbones/shapemotion_<vlm>.yaml``; by default the first.
         out: Folder of everything; ``full`` or ``fast`` in it, with the VLM's name where one was given.
         seed: Seed of clips, training and noise.
 

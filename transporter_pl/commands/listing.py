@@ -17,7 +17,8 @@ KINDS = ("generators", "vlms", "transports", "divergences", "datamodules")
 def show() -> None:
     """Print registered plug-ins and where they come from, shipped checkpoints and packaged configs."""
     console = Console()
-    table = Table("kind", "name", "from", title="Registered plug-ins", title_justify="left")
+    table = Table("kind", "name", title="Registered plug-ins", title_justify="left")
+    table.add_column("from", overflow="fold")  # to be copied whole
     for kind in KINDS:
         for entry in sorted(entry_points(group=f"transporter_pl.{kind}"), key=lambda e: e.name):
             table.add_row(kind, entry.name, entry.value)

@@ -13,7 +13,7 @@ from rich.table import Table
 from transporter_pl.coupling.config import CouplingOptions
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.sampler import check_counts
-from transporter_pl.files import replace_file
+from transporter_pl.files import check_folder, replace_file
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.planning.gpus import GIB, GPU, find_gpu
 from transporter_pl.planning.plan import Cost, Plan, Spread, make_plan
@@ -62,8 +62,11 @@ def plan(
     if out is not None and out.is_dir():
         msg = f"out: {str(out)!r} is a folder; give a JSON file"
         raise TransporterError(msg)
-    made = make_plan(generator, vlm, video, network, batches, precision, spread)
+    if out is not None:
+        check_folder("out", out.parent)
     console = Console()
+    with console.status("running a step of everything, without data"):
+        made = make_plan(generator, vlm, video, network, batches, precision, spread)
     for table in (_models(made), _data(made, clips), _run(made, card)):
         console.print(table)
     if out is not None:

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
-from transporter_pl.coupling.network import CouplingNetwork
-from transporter_pl.encoding import encode
 from transporter_pl.errors import TransporterError
-from transporter_pl.loading import BackboneSpec, load_pair
+from transporter_pl.loading import BackboneSpec, load_pair, pair_shapes
 from transporter_pl.planning.meter import Meter, without_data
 from transporter_pl.planning.sizes import Size, sizes_of
-from transporter_pl.planning.steps import (
-    CAPTION,
-    Batches,
-    ConceptSteps,
-    CouplingSteps,
-    Part,
-    Precision,
-    encode_parts,
-    new_network,
-)
-from transporter_pl.samples import Clips, Encoded, Shapes, VideoSpec
+from transporter_pl.planning.stages import Stage, stages
+from transporter_pl.planning.steps import Batches, Precision, new_network
+from transporter_pl.samples import Shapes, VideoSpec
 
 Strategy = Literal["single", "ddp", "fsdp"]
-ENCODED = ("latents", "condition", "tokens", "reencoded")
 
 
 @dataclass(frozen=True)
@@ -122,45 +111,33 @@ def make_plan(
     Raises:
         TransporterError: If a configuration can't be read, or the geometry or Φ's options don't suit.
     """
-    with without_data(), _linear_attention():
+    shapes = pair_shapes(generator, vlm, video)
+    with without_data(), linear_attention():
+        phi = new_network(CouplingConfig.of(shapes, network), precision)  # first, as a bad option is found at once
+        own = tuple(sizes_of("Φ", phi))
         xi, omega = load_pair(replace(generator, weights="random"), replace(vlm, weights="random"), video)
-        shapes = Shapes(xi.latent_shape, xi.condition_shape, omega.token_shape)
-        clip = encode(xi, omega, Clips(("",), torch.rand(1, video.frames, 3, video.height, video.width), (CAPTION,)))
-        phi = new_network(CouplingConfig.of(shapes, network), precision)
-        sizes = (*sizes_of("generator", xi), *sizes_of("vlm", omega), *sizes_of("Φ", phi))
-        costs = [
-            *_costs("encode", [xi, omega], encode_parts(xi, omega, batches.encode)),
-            *_coupling_costs(phi, clip, batches.coupling, precision, spread),
-        ]
-        steps = ConceptSteps(xi, omega, new_network(phi.config, "32-true"), batches, precision)
-        costs += _costs("stage 2", [steps.bridge, steps.ends], steps.parts())
-        costs += _costs("explain", [steps.bridge], steps.explain_parts())
-    return Plan(shapes, sizes, sum(getattr(clip, name).nbytes for name in ENCODED), tuple(costs))
+        sizes = (*sizes_of("generator", xi), *sizes_of("vlm", omega), *own)
+        encoding, concept, explaining, coupling = stages(xi, omega, phi.config, batches, precision)
+        clip_bytes = sum(tensor[0].nbytes for tensor in coupling.held if isinstance(tensor, Tensor))
+        weights = sum(size.bytes for size in own)
+        spread_out = [replace(cost, memory=spread.memory(cost.memory, weights)) for cost in costs_of(coupling)]
+        costs = (*costs_of(encoding), *spread_out, *costs_of(concept), *costs_of(explaining))
+    return Plan(shapes, sizes, clip_bytes, costs)
 
 
-def _coupling_costs(
-    phi: CouplingNetwork, clip: Encoded, count: int, precision: Precision, spread: Spread
-) -> Iterator[Cost]:
-    tensors = {name: getattr(clip, name).repeat_interleave(count, 0) for name in ENCODED}
-    batch = replace(clip, ids=clip.ids * count, captions=clip.captions * count, **tensors)
-    weights = sum(size.bytes for size in sizes_of("", phi))
-    for cost in _costs("stage 1", [phi, *tensors.values()], CouplingSteps(phi, batch, precision).parts()):
-        yield replace(cost, memory=spread.memory(cost.memory, weights))
-
-
-def _costs(stage: str, held: Iterable[nn.Module | Tensor], parts: Iterator[Part]) -> Iterator[Cost]:
-    """Run the parts, with what the stage holds all the while."""
+def costs_of(stage: Stage) -> Iterator[Cost]:
+    """Run the parts of a stage, and count what they take together with what it holds."""
     meter = Meter()
-    meter.hold(*held)
+    meter.hold(*stage.held)
     with meter:
-        for part in parts:
+        for part in stage.parts:
             meter.restart()
             part.run()
-            yield Cost(stage, part.name, meter.peak, meter.flops)
+            yield Cost(stage.name, part.name, meter.peak, meter.flops)
 
 
 @contextmanager
-def _linear_attention() -> Iterator[None]:
+def linear_attention() -> Iterator[None]:
     """Without the fast path of frozen Transformer layers, which the CPU has in a form that keeps all N² weights."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

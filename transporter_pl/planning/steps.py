@@ -157,26 +157,30 @@ class ConceptSteps:
         yield Part("step", lambda: self._step(self._points(rows), vectors, optimizer))
 
     def explain_parts(self) -> Iterator[Part]:
-        """Of ``explain``: sampling; the drawn videos and their tokens by both routes; the VLM's answers."""
+        """Of ``explain``: sampling; the drawn videos and their tokens by both routes; the VLM's answers.
+
+        Each needs those before it, and may run any number of times.
+        """
         generator, vlm, count = self.bridge.generator, self.bridge.vlm, self.batches.explain
-        made: list[Tensor] = []
+        drawn: list[Tensor] = []  # latents and condition
+        seen: list[Tensor] = []  # the videos, and their tokens by either route
 
         @torch.no_grad()
         def draw() -> None:
             condition = generator.encode_text([CAPTION] * count)
-            made[:] = [self._denoise(draw_noise(generator, [0] * count), condition), condition]
+            drawn[:] = [self._denoise(draw_noise(generator, [0] * count), condition), condition]
 
         @torch.no_grad()
         def look() -> None:
-            video = generator.decode(made[0])
-            made[:] = [video, self.bridge.tokens(*made), vlm.encode(video)]
+            video = generator.decode(drawn[0])
+            seen[:] = [video, self.bridge.tokens(*drawn), vlm.encode(video)]
 
         @torch.no_grad()
         def ask() -> None:
             # how long an answer gets depends on data; what it adds to the prompt's keys and values is small
             with suppress(DataDependentOutputException):
-                vlm.caption(made[1], max_new_tokens=1)
-            vlm.logits(made[1])
+                vlm.caption(seen[1], max_new_tokens=1)
+            vlm.logits(seen[1])
 
         yield Part("sampling step", draw)
         yield Part("decode, Φ, encode", look)
