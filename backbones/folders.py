@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,20 +131,29 @@ def loading(folder: str) -> Iterator[None]:
         raise TransporterError(msg) from error
 
 
-def check_whole(folder: str, missing: Iterable[str]) -> None:
-    """Refuse weights of which some are missing: the libraries would draw these at random, with no more than a warning.
+def load_whole(kind: Any, folder: str, subfolder: str = "", **options: Any) -> Any:  # noqa: ANN401
+    """A model of transformers or diffusers, refused if weights are missing: both draw these at random, and only warn.
 
     Args:
-        folder: Where they were loaded from.
-        missing: Names of those that were not there.
+        kind: Its class.
+        folder: Folder or hub id.
+        subfolder: Where in it the model is.
+        options: Others of ``from_pretrained``.
 
     Raises:
-        TransporterError: If there are any.
+        TransporterError: If it can't be read, or lacks weights.
     """
-    names = sorted(missing)
+    repo, revision = split_revision(folder)
+    with loading(folder):
+        model, found = kind.from_pretrained(
+            repo, revision=revision, subfolder=subfolder, use_safetensors=True, output_loading_info=True, **options
+        )
+    names = sorted(found["missing_keys"])
     if names:
-        msg = f"path: {folder!r} lacks {len(names)} of its weights, such as {names[0]}; download the model again"
+        place = f"{repo}/{subfolder}" if subfolder else folder
+        msg = f"path: {place!r} lacks {len(names)} of its weights, such as {names[0]}; download the model again"
         raise TransporterError(msg)
+    return model
 
 
 def _fix(folder: str, error: Exception) -> str:

@@ -110,11 +110,6 @@ class Phi4MultimodalAdapter(TransformersVLM):
         """Id of the image token."""
         return int(self.model.config.vision_config.image_token_id)
 
-    @property
-    def slot(self) -> str:
-        """The image token, once for each frame."""
-        return str(self.tokenizer.convert_ids_to_tokens(self.placeholder))
-
     def fillings(self) -> list[str]:
         """Every frame's placeholders."""
         return [self.slot * self.grid.tokens] * self.video.frames

@@ -23,9 +23,9 @@ class PromptedVLM(VLMAdapter):
     tokenizer: PreTrainedTokenizerBase
 
     @property
-    @abstractmethod
     def slot(self) -> str:
-        """What stands for the video, or for each frame of it, in the chat template and before it is filled in."""
+        """What stands for the video, or for each frame of it, in the chat template: the placeholder, in most models."""
+        return self._placeholder
 
     @abstractmethod
     def fillings(self) -> list[str]:
@@ -35,6 +35,10 @@ class PromptedVLM(VLMAdapter):
     @abstractmethod
     def placeholder(self) -> int:
         """Id of the token in whose places the visual tokens are put."""
+
+    @property
+    def _placeholder(self) -> str:
+        return str(self.tokenizer.convert_ids_to_tokens(self.placeholder))
 
     @property
     def default_prompt(self) -> str:
@@ -60,7 +64,7 @@ class PromptedVLM(VLMAdapter):
 
     def _filled(self, question: str) -> str:
         fillings = self.fillings()
-        for special in (self.slot, str(self.tokenizer.convert_ids_to_tokens(self.placeholder))):
+        for special in (self.slot, self._placeholder):
             if special in question:
                 msg = f"prompt: {question!r} has {special!r} in it, which stands for the video; remove it"
                 raise TransporterError(msg)

@@ -72,11 +72,6 @@ class Qwen3VLAdapter(TransformersVLM):
         """Id of ``<|video_pad|>``."""
         return int(self.model.config.video_token_id)
 
-    @property
-    def slot(self) -> str:
-        """The placeholder, once for the whole video; what the chat template puts around it stays."""
-        return str(self.tokenizer.convert_ids_to_tokens(self.placeholder))
-
     def fillings(self) -> list[str]:
         """Every moment's placeholders between begin and end, after its time."""
         config = self.model.config

@@ -25,6 +25,8 @@ from transformers import (
     VideoLlama3ForConditionalGeneration,
 )
 
+from transporter_pl.backbones.gemma3 import Gemma3Adapter
+
 M = TypeVar("M", bound=PreTrainedModel)
 PAD, END, UNKNOWN, IMAGE, VIDEO = "<pad>", "</s>", "<unk>", "<|image_pad|>", "<|video_pad|>"
 
@@ -147,22 +149,8 @@ def new_video_llama3(
 ) -> tuple[VideoLlama3ForConditionalGeneration, PreTrainedTokenizerFast]:
     """A VideoLlama3 of the real architecture and its word tokenizer."""
     tokenizer = word_tokenizer(words, 1024)
-    text: dict[str, Any] = {
-        "model_type": "qwen2",
-        "vocab_size": len(tokenizer),
-        "hidden_size": text_dim,
-        "intermediate_size": 3 * text_dim,
-        "num_hidden_layers": text_layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 1024,
-        "tie_word_embeddings": False,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": None,
-    }
     config = VideoLlama3Config(
-        text_config=text,
+        text_config=_text(text_dim, text_layers, tokenizer, model_type="qwen2", tie_word_embeddings=False),
         vision_config=_vision(vision_dim, vision_layers, patch),
         image_token_id=tokenizer.convert_tokens_to_ids(IMAGE),
         video_token_id=tokenizer.convert_tokens_to_ids(VIDEO),
@@ -183,27 +171,19 @@ def new_gemma3(
 ) -> tuple[Gemma3ForConditionalGeneration, PreTrainedTokenizerFast]:
     """A Gemma3 of the real architecture for square images, and its word tokenizer.
 
-    Every second layer attends to a sliding window. The projection to the language model, which is zero in a new model,
-    gets the usual spread, as all images would look alike otherwise.
+    Every second layer attends to a sliding window.
     """
     visual = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
     tokenizer = word_tokenizer(words, 1024, visual=visual)
-    text: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": text_dim,
-        "intermediate_size": 3 * text_dim,
-        "num_hidden_layers": text_layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": text_dim // 4,
-        "query_pre_attn_scalar": text_dim // 4,
-        "layer_types": ["full_attention" if i % 2 else "sliding_attention" for i in range(text_layers)],
-        "sliding_window": 64,
-        "max_position_embeddings": 1024,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": None,
-    }
+    text = _text(
+        text_dim,
+        text_layers,
+        tokenizer,
+        head_dim=text_dim // 4,
+        query_pre_attn_scalar=text_dim // 4,
+        layer_types=["full_attention" if i % 2 else "sliding_attention" for i in range(text_layers)],
+        sliding_window=64,
+    )
     vision = _vision(vision_dim, vision_layers, patch, model_type="siglip_vision_model", image_size=image)
     boi, eoi, placeholder = tokenizer.convert_tokens_to_ids(list(visual.values()))
     config = Gemma3Config(
@@ -214,9 +194,7 @@ def new_gemma3(
         eoi_token_index=eoi,
         image_token_index=placeholder,
     )
-    model = Gemma3ForConditionalGeneration(config)
-    torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=vision_dim**-0.5)
-    return _ending(model, tokenizer), tokenizer
+    return _ending(Gemma3Adapter.draw(config), tokenizer), tokenizer
 
 
 def new_phi4_multimodal(
@@ -238,17 +216,8 @@ def new_phi4_multimodal(
     audio = {"hidden_size": 16, "intermediate_size": 16, "num_blocks": 2, "num_attention_heads": 2, "input_size": 16}
     channels = {"ext_pw_out_channel": 16, "depthwise_separable_out_channel": 16, "nemo_conv_channels": 16}
     config = Phi4MultimodalConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=text_dim,
-        intermediate_size=3 * text_dim,
-        num_hidden_layers=text_layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
+        **_text(text_dim, text_layers, tokenizer),
         original_max_position_embeddings=1024,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=None,
         vision_config={**vision, "image_token_id": seen, "feature_layer": feature_layer},
         audio_config={**audio, **channels, "audio_token_id": heard},
     )
@@ -273,26 +242,14 @@ def new_qwen3_vl(
     visual |= {"vision_start_token": "<|vision_start|>", "vision_end_token": "<|vision_end|>"}
     tokenizer = word_tokenizer(words, 1024, visual=visual)
     third, ids = text_dim // 4 // 2 // 3, tokenizer.convert_tokens_to_ids(list(visual.values()))
-    text: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": text_dim,
-        "intermediate_size": 3 * text_dim,
-        "num_hidden_layers": text_layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": text_dim // 4,
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 5e6,
+        "mrope_interleaved": True,
         # of the frequencies, a third for the row and one for the column; time has the others
-        "rope_parameters": {
-            "rope_type": "default",
-            "rope_theta": 5e6,
-            "mrope_interleaved": True,
-            "mrope_section": [text_dim // 8 - 2 * third, third, third],
-        },
-        "max_position_embeddings": 1024,
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "bos_token_id": None,
+        "mrope_section": [text_dim // 8 - 2 * third, third, third],
     }
+    text = _text(text_dim, text_layers, tokenizer, head_dim=text_dim // 4, rope_parameters=rope)
     vision = {
         "depth": vision_layers,
         "hidden_size": vision_dim,
@@ -306,6 +263,23 @@ def new_qwen3_vl(
     names = [name.removesuffix("_token") + "_token_id" for name in visual]
     config = Qwen3VLConfig(text_config=text, vision_config=vision, **dict(zip(names, ids, strict=True)))
     return _ending(Qwen3VLForConditionalGeneration(config), tokenizer), tokenizer
+
+
+def _text(dim: int, layers: int, tokenizer: PreTrainedTokenizerFast, **own: Any) -> dict[str, Any]:  # noqa: ANN401
+    """Settings that the language models share."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": dim,
+        "intermediate_size": 3 * dim,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 1024,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+        **own,
+    }
 
 
 def _vision(dim: int, layers: int, patch: int, **own: Any) -> dict[str, Any]:  # noqa: ANN401

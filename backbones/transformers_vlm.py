@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from transporter_pl.backbones.folders import check_video, check_whole, find_config, loading, read_config, saved_aside
+from transporter_pl.backbones.folders import check_video, find_config, load_whole, loading, read_config, saved_aside
 from transporter_pl.backbones.prompted_vlm import PromptedVLM
 from transporter_pl.backbones.random_weights import random_weights
 from transporter_pl.backbones.shipped import configuration, resolve
@@ -98,10 +98,7 @@ class TransformersVLM(PromptedVLM):
         repo, revision = split_revision(folder)
         with loading(folder):
             tokenizer = AutoTokenizer.from_pretrained(repo, revision=revision, trust_remote_code=False)
-            model, found = cls.architecture.from_pretrained(
-                repo, revision=revision, config=config, dtype=dtype, use_safetensors=True, output_loading_info=True
-            )
-        check_whole(folder, found["missing_keys"])
+        model = load_whole(cls.architecture, folder, config=config, dtype=dtype)
         return cls(model, tokenizer, video, path, processor).freeze()
 
     @classmethod

@@ -49,11 +49,6 @@ class VideoLlama3Adapter(TransformersVLM):
         """Id of ``<|video_pad|>``."""
         return int(self.model.config.video_token_id)
 
-    @property
-    def slot(self) -> str:
-        """The placeholder, once for the whole video."""
-        return str(self.tokenizer.convert_ids_to_tokens(self.placeholder))
-
     def fillings(self) -> list[str]:
         """Every frame's placeholders after its time."""
         frames = range(self.video.frames)

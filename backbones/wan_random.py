@@ -14,6 +14,7 @@ from transporter_pl.backbones.folders import read_config
 from transporter_pl.backbones.random_weights import random_weights
 from transporter_pl.backbones.stand_in import END, PAD, stand_in_tokenizer
 from transporter_pl.backbones.wan_geometry import TEXT_LENGTH
+from transporter_pl.backbones.wan_loading import parts_of
 
 
 def random_pipeline(folder: str, dtype: torch.dtype) -> WanPipeline:
@@ -31,8 +32,8 @@ def random_pipeline(folder: str, dtype: torch.dtype) -> WanPipeline:
     with random_weights(dtype):
         experts = {
             name: _transformer(read_config(folder, f"{name}/config.json"))
-            for name in ("transformer", "transformer_2")
-            if (index.get(name) or [None])[0] is not None
+            for name in parts_of(index)
+            if name.startswith("transformer")
         }
         text_encoder = UMT5EncoderModel(text)
     return WanPipeline(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import PreTrainedModel
 
-from transporter_pl.backbones.folders import loading
+from transporter_pl.backbones.folders import load_whole, loading
 from transporter_pl.backbones.gemma3 import Gemma3Adapter
 from transporter_pl.backbones.phi4_multimodal import Phi4MultimodalAdapter
 from transporter_pl.backbones.scratch import new_gemma3, new_phi4_multimodal, new_video_llama3
@@ -63,8 +63,7 @@ def go_on_from(folder: str, model: PreTrainedModel) -> None:
     Raises:
         TransporterError: If it can't be read, or a weight is missing or has another shape.
     """
-    with loading(resolve(folder)):
-        weights = type(model).from_pretrained(resolve(folder), use_safetensors=True).float().state_dict()
+    weights = load_whole(type(model), resolve(folder)).float().state_dict()
     (name,) = (key for key in weights if key.endswith(PATCHES))
     old, side = weights[name], model.config.vision_config.patch_size
     weights[name] = interpolate(old, (side, side), mode="area") * (old.shape[-1] / side) ** 2
