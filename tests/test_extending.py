@@ -1,6 +1,8 @@
 """What docs/extending/ shows works as it stands there: as a user's script, and as a package of its own."""
 
 import importlib
+import inspect
+import math
 import re
 import runpy
 import subprocess
@@ -16,14 +18,17 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 from transporter_pl.adapters import GeneratorAdapter, VLMAdapter, generators, vlms
 from transporter_pl.backbones.scratch import word_tokenizer
 from transporter_pl.cli import main
+from transporter_pl.coupling.network import CouplingNetwork
+from transporter_pl.datamodules.cache_files import CacheKey, CacheWriter
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.sampler import draw_noise, sample
 from transporter_pl.loading import BackboneSpec, load_generator, load_pair, load_vlm
-from transporter_pl.samples import VideoSpec
-from transporter_pl.testing import check_generator, check_vlm
+from transporter_pl.samples import Encoded, VideoSpec
+from transporter_pl.testing import check_generator, check_transport, check_vlm
+from transporter_pl.transport import PlanTransport, Transport, new_transport, transports
 
 PAGES = Path(__file__).parents[1] / "docs" / "extending"
-VLM, GENERATOR = PAGES / "add-a-vlm.md", PAGES / "add-a-generator.md"
+VLM, GENERATOR, TRANSPORT = PAGES / "add-a-vlm.md", PAGES / "add-a-generator.md", PAGES / "transport.md"
 VIDEO = VideoSpec(frames=5, height=32, width=32)
 WORDS = ["a", "red", "oval", "moves", "left", "right", "Describe", "the", "video", "Frame", "user", "assistant"]
 
@@ -59,14 +64,15 @@ def new_internvl():
 @pytest.fixture(autouse=True)
 def nothing_stays(monkeypatch):
     """What a test registers and imports is gone after it."""
-    for registry in (vlms, generators):
+    for registry in (vlms, generators, transports):
         monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     yield
     forget()
 
 
 def forget():
-    for registry, page, name in ((vlms, VLM, "internvl"), (generators, GENERATOR, "toyflow")):
+    examples = (vlms, VLM, "internvl"), (generators, GENERATOR, "toyflow"), (transports, TRANSPORT, "attention")
+    for registry, page, name in examples:
         registry._registered.pop(name, None)
         sys.modules.pop(module_of(page)[0], None)
 
@@ -75,16 +81,16 @@ def forget():
 def modules(tmp_path, monkeypatch):
     """The pages' examples, imported from files."""
     monkeypatch.syspath_prepend(tmp_path)
-    for page in (VLM, GENERATOR):
+    for page in (VLM, GENERATOR, TRANSPORT):
         name, source = module_of(page)
         (tmp_path / f"{name}.py").write_text(source, encoding="utf-8")
-    return [importlib.import_module(module_of(page)[0]) for page in (VLM, GENERATOR)]
+    return [importlib.import_module(module_of(page)[0]) for page in (VLM, GENERATOR, TRANSPORT)]
 
 
 @pytest.fixture
 def adapters(modules):
     """Tiny models in them, with random weights."""
-    internvl, toyflow = modules
+    internvl, toyflow, _ = modules
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model, tokenizer = new_internvl()
@@ -157,6 +163,45 @@ def test_the_vlm_sees_what_its_own_processor_shows_it(modules, adapters, size):
     torch.testing.assert_close(vlm.logits(tokens, "a red oval"), logits, atol=gap, rtol=0)
 
 
+def test_the_transport_keeps_every_promise(modules):
+    assert check_transport("attention", {"temperature": 0.5}) == []
+    with pytest.raises(TransporterError, match="temperature: τ = 0 is not positive and finite"):
+        check_transport("attention", {"temperature": 0})
+
+
+def test_the_transport_is_what_its_equation_says(modules):
+    made, (first, second) = new_transport("attention", 4, {"temperature": 0.5}), torch.randn(2, 1, 3, 4)
+    weights = [[math.exp(a @ b / (0.5 * math.sqrt(4))) for a in first[0]] for b in second[0]]
+    expected = [sum(w * a for w, a in zip(row, first[0], strict=True)) / sum(row) for row in weights]
+    torch.testing.assert_close(made(first, second)[0], torch.stack(expected))
+
+
+FIT = """
+from transporter_pl.cli import main
+
+assert main(["fit", "--config", "fit.yaml"]) == 0
+"""
+
+
+def test_a_script_that_decorates_a_transport_trains_with_it(tmp_path, monkeypatch):
+    shapes, video = {"latents": (2, 1, 2, 2), "condition": (3, 5), "tokens": (4, 6)}, VideoSpec(1, 8, 8)
+    shapes["reencoded"] = shapes["tokens"]
+    writer = CacheWriter(tmp_path / "cache", CacheKey(BackboneSpec("a", "a"), BackboneSpec("b", "b"), video, "clips"))
+    names = tuple("012345")
+    writer.add(Encoded(names, names, **{name: torch.randn(6, *shape) for name, shape in shapes.items()}), [], 6)
+    writer.finish()
+    config = configs(tmp_path)["fit-coupling"]
+    network = yaml.safe_load(block(TRANSPORT, "yaml"))["model"]["init_args"]["network"]
+    config["model"]["init_args"]["network"] |= {**network, "transport": "attention"}
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    (tmp_path / "script.py").write_text(module_of(TRANSPORT)[1] + FIT, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path("script.py", run_name="__main__")
+    phi = CouplingNetwork.from_pretrained("coupling")
+    assert type(phi.transport).__module__ == "__main__"
+    assert phi.transport.log_temperature.item() != pytest.approx(math.log(0.5))
+
+
 TAIL = """
 from pathlib import Path
 
@@ -214,9 +259,9 @@ def test_a_script_that_decorates_both_runs_from_clips_to_an_explanation(folders,
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder that both packages are installed to, built from what the pages show."""
+    """A folder that all packages are installed to, built from what the pages show."""
     sources, target = tmp_path_factory.mktemp("sources"), tmp_path_factory.mktemp("site")
-    for page in (VLM, GENERATOR):
+    for page in (VLM, GENERATOR, TRANSPORT):
         name, source = module_of(page)
         (sources / name).mkdir()
         (sources / name / f"{name}.py").write_text(source, encoding="utf-8")
@@ -235,7 +280,9 @@ def test_packages_are_found_by_their_entry_points(installed, folders, monkeypatc
     listed = capsys.readouterr().out
     assert "transporter_internvl:InternVLAdapter" in listed
     assert "transporter_toyflow:ToyFlow" in listed
+    assert "transporter_attention:AttentionTransport" in listed
     assert "transporter_internvl" not in sys.modules  # listing imports nothing
+    assert Path(inspect.getfile(type(new_transport("attention", 8, {})))).parent == installed
     specs = (BackboneSpec(name, str(folders / name)) for name in ("toyflow", "internvl"))
     generator, vlm = load_pair(*specs, VIDEO)
     assert all(Path(sys.modules[type(a).__module__].__file__).parent == installed for a in (generator, vlm))
@@ -248,10 +295,21 @@ def test_the_class_paths_of_the_pages_resolve(modules):
         named = yaml.safe_load(block(page, "yaml"))[field]
         assert BackboneSpec(**named).name == registry.class_path(named["name"])
         assert registry.get(named["name"]).__module__ == modules[module].__name__
+    network = yaml.safe_load(block(TRANSPORT, "yaml"))["model"]["init_args"]["network"]
+    made = new_transport(network["transport"], 8, network["transport_options"])
+    assert isinstance(made, modules[2].AttentionTransport)
 
 
-@pytest.mark.parametrize(("page", "port"), [(VLM, VLMAdapter), (GENERATOR, GeneratorAdapter)])
+PORTS = [(VLM, VLMAdapter), (GENERATOR, GeneratorAdapter), (TRANSPORT, Transport), (TRANSPORT, PlanTransport)]
+
+
+@pytest.mark.parametrize(("page", "port"), PORTS)
 def test_the_pages_name_every_method_of_the_port(page, port):
     text = page.read_text(encoding="utf-8")
     missing = [name for name in port.__abstractmethods__ if not re.search(rf"`{name}\b", text)]
     assert missing == []
+
+
+def test_the_page_has_a_row_for_every_transport():
+    rows = re.findall(r"^\| `(\w+)` \|", TRANSPORT.read_text(encoding="utf-8").split("## Ours")[1], re.MULTILINE)
+    assert sorted(rows) == transports.names()

@@ -126,13 +126,11 @@ class Coupled:
     """What the coupling network Φ returns.
 
     Attributes:
-        first: ẑ1 of Φ_Ω1 (the Mixer), (B, N, D).
-        second: ẑ2 of Φ_Ω2 (the Transformer), (B, N, D).
         tokens: z̃_Ω, the transported tokens, (B, N, D).
-        plan: T̃, (B, N source tokens i, N target tokens j), every column sums to 1; ``None`` where no plan is made.
+        first: ẑ1 of Φ_Ω1 (the Mixer), (B, N, D); ``None`` where the transport does not read it.
+        second: ẑ2 of Φ_Ω2 (the Transformer), (B, N, D); ``None`` where the transport does not read it.
     """
 
-    first: Tensor
-    second: Tensor
     tokens: Tensor
-    plan: Tensor | None = None
+    first: Tensor | None = None
+    second: Tensor | None = None

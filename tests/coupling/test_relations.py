@@ -46,7 +46,7 @@ def test_exact_under_autocast():
 
 def test_the_loss_is_the_sum_of_its_equations():
     z, first, second, moved = torch.randn(4, 2, 5, 3).double()
-    loss = coupling_loss(Coupled(first, second, moved), z, LossWeights(first=2.0, second=3.0, transport=5.0))
+    loss = coupling_loss(Coupled(moved, first, second), z, LossWeights(first=2.0, second=3.0, transport=5.0))
     relations = [x @ x.mT / 3 for x in (z, second, moved)]
     one = (z - first).square().mean()
     two = (relations[0] - relations[1]).square().mean()
@@ -59,7 +59,23 @@ def test_the_loss_is_the_sum_of_its_equations():
 
 def test_the_second_loss_forgives_a_rotation_and_the_first_does_not():
     z = torch.randn(1, 5, 3).double()
-    loss = coupling_loss(Coupled(z @ rotation(3), z @ rotation(3), z), z)
+    loss = coupling_loss(Coupled(z, first=z @ rotation(3), second=z @ rotation(3)), z)
     assert loss.second < 1e-20
     assert loss.transport == 0
     assert loss.first > 0.1
+
+
+@pytest.mark.parametrize("parts", [(), ("first",), ("second",)])
+def test_a_part_that_is_not_there_has_no_loss(parts):
+    z, made, moved = torch.randn(3, 2, 5, 3).double()
+    weights = LossWeights(first=2.0, second=3.0, transport=5.0)
+    loss = coupling_loss(Coupled(moved, **dict.fromkeys(parts, made)), z, weights)
+    whole = coupling_loss(Coupled(moved, made, made), z, weights)
+    expected = weights.transport * whole.transport
+    for part in ("first", "second"):
+        if part in parts:
+            torch.testing.assert_close(getattr(loss, part), getattr(whole, part))
+            expected = expected + getattr(weights, part) * getattr(whole, part)
+        else:
+            assert getattr(loss, part) is None
+    torch.testing.assert_close(loss.total, expected)

@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from transporter_pl.planning.meter import Meter, without_data
 
@@ -75,3 +76,11 @@ def test_without_data_small_tensors_made_of_numbers_keep_them_and_large_ones_cos
         assert bool((torch.tensor([0.5, 0.9]) < 0.95).all())
         assert nn.Linear(2**20, 2**20).weight.nbytes == 2**42
     assert torch.zeros(2).sum().item() == 0
+
+
+def test_an_end_that_depends_on_data_does_not_come():
+    with without_data(), Meter():
+        values = torch.rand(2**21)
+        assert not (values > -1).all()
+        with pytest.raises(DataDependentOutputException):
+            int(values.argmax())

@@ -29,6 +29,11 @@ def test_the_predicted_peak_is_the_measured_one(tiny, source, precision):
     check(half, replace(SMALL, source=source), precision=precision)
 
 
+@pytest.mark.parametrize("transport", ["reencoded", "sinkhorn", "sliced_gw"])
+def test_and_with_another_transport(tiny, transport):
+    check(tiny, replace(SMALL, transport=transport, transport_options={}))
+
+
 def test_and_where_activations_are_larger_than_weights(tiny):
     plan = check(replace(tiny, video=VideoSpec(9, 64, 64)), batches=Batches(1, 4, 4, 1, 1, 1))
     assert max(cost.memory for cost in plan.costs) > 3 * sum(size.bytes for size in plan.sizes)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transporter_pl.errors import TransporterError
-from transporter_pl.transport import zeta
+from transporter_pl.transport.solvers import streamed
 from transporter_pl.transport.zeta import ZetaTransport
 
 N, D = 7, 5
@@ -44,7 +44,7 @@ def looped_plan(made, first, second):
 
 def test_matches_the_equations():
     made, (first, second) = transport(), tokens()
-    moved, plan = made(first, second)
+    moved, plan = made(first, second), made.plan(first, second)
     for b in range(2):
         expected = looped_plan(made, first[b], second[b])
         np.testing.assert_allclose(plan[b].detach(), expected, atol=1e-12)
@@ -55,13 +55,13 @@ def test_small_regularisation_takes_the_nearest_source():
     made, (first, second) = transport(projections=1, regularisation=1e-9), tokens()
     a, b = first @ made.first_projections[0], second @ made.second_projections[0]
     nearest = (a[:, :, None] - b[:, None, :]).abs().argmin(1)
-    _, plan = made(first, second)
+    plan = made.plan(first, second)
     torch.testing.assert_close(plan, torch.nn.functional.one_hot(nearest, N).mT.double())
 
 
 def test_large_regularisation_takes_the_mean():
     made, (first, second) = transport(regularisation=1e9), tokens()
-    moved, plan = made(first, second)
+    moved, plan = made(first, second), made.plan(first, second)
     torch.testing.assert_close(plan, torch.full_like(plan, 1 / N))
     torch.testing.assert_close(moved, first.mean(1, keepdim=True).expand_as(first))
 
@@ -70,7 +70,7 @@ def test_large_regularisation_takes_the_mean():
 @given(seed=st.integers(0, 999), reg=st.floats(1e-3, 1e3), iterations=st.integers(0, 3), count=st.integers(1, 9))
 def test_columns_are_weights(seed, reg, iterations, count):
     made, (first, second) = transport(regularisation=reg, iterations=iterations), tokens(seed, count=count)
-    _, plan = made(first, second)
+    plan = made.plan(first, second)
     assert (plan >= 0).all()
     torch.testing.assert_close(plan.sum(1), torch.ones(2, count, dtype=torch.float64))
 
@@ -80,10 +80,10 @@ def test_columns_are_weights(seed, reg, iterations, count):
 def test_permutations(seed, iterations):
     """The order of the sources is forgotten, that of the targets is kept."""
     made, (first, second) = transport(iterations=iterations), tokens(seed)
-    moved, _ = made(first, second)
+    moved = made(first, second)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(seed))
-    torch.testing.assert_close(made(first[:, order], second)[0], moved)
-    torch.testing.assert_close(made(first, second[:, order])[0], moved[:, order])
+    torch.testing.assert_close(made(first[:, order], second), moved)
+    torch.testing.assert_close(made(first, second[:, order]), moved[:, order])
 
 
 def test_many_iterations_are_sinkhorn():
@@ -95,7 +95,7 @@ def test_many_iterations_are_sinkhorn():
         uniform, uniform, ot.dist(a[:, None], b[:, None]), reg=made.regularisation.item(), method="sinkhorn_log",
         numItermax=5000, stopThr=1e-13,
     )  # fmt: skip
-    _, plan = made(first, second)
+    plan = made.plan(first, second)
     np.testing.assert_allclose(plan[0].detach() / N, expected, atol=1e-9)
     torch.testing.assert_close(plan.sum(2), torch.ones(1, N, dtype=torch.float64))
 
@@ -107,32 +107,52 @@ def test_gradients(iterations):
     names = [name for name, _ in made.named_parameters()]
 
     def moved(one, two, *parameters):
-        return torch.func.functional_call(made, dict(zip(names, parameters, strict=True)), (one, two))[0]
+        return torch.func.functional_call(made, dict(zip(names, parameters, strict=True)), (one, two))
 
     assert torch.autograd.gradcheck(moved, inputs)
 
 
-def test_chunks_change_nothing(monkeypatch):
-    made, (first, second) = transport(projections=5), tokens()
-    moved, plan = made(first, second)
-    whole = torch.autograd.grad(moved.square().sum(), list(made.parameters()))
-    monkeypatch.setattr(zeta, "CHUNK", 2 * 2 * N * N)
-    chunked, chunked_plan = made(first, second)
-    torch.testing.assert_close(chunked_plan, plan)
-    for x, y in zip(torch.autograd.grad(chunked.square().sum(), list(made.parameters())), whole, strict=True):
+@pytest.mark.parametrize("iterations", [0, 2])
+def test_blocks_change_nothing(monkeypatch, iterations):
+    made, (first, second) = transport(projections=5, iterations=iterations), tokens()
+    plan = made.plan(first, second)
+    whole = torch.autograd.grad(plan.square().sum(), list(made.parameters()))
+    monkeypatch.setitem(streamed.BLOCK, "cpu", 2 * 2 * N * N)
+    blocked = made.plan(first, second)
+    torch.testing.assert_close(blocked, plan)
+    for x, y in zip(torch.autograd.grad(blocked.square().sum(), list(made.parameters())), whole, strict=True):
         torch.testing.assert_close(x, y)
+
+
+@pytest.mark.parametrize("iterations", [0, 2])
+@pytest.mark.parametrize("solver", ["auto", "dense", "streamed", "linear"])
+def test_tokens_are_moved_by_the_plan(solver, iterations):
+    if solver == "linear" and iterations:
+        return
+    made, (first, second) = transport(iterations=iterations, solver=solver), tokens()
+    torch.testing.assert_close(made(first, second), made.plan(first, second).mT @ first)
 
 
 def test_autocast_stays_exact():
     made, (first, second) = transport().float(), [x.float() for x in tokens()]
-    expected, _ = made(first, second)
+    expected = made(first, second)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        moved, plan = made(first, second)
-        rounded, _ = made(first.bfloat16(), second.bfloat16())
+        moved, plan = made(first, second), made.plan(first, second)
+        rounded = made(first.bfloat16(), second.bfloat16())
     assert plan.dtype == moved.dtype == torch.float32
     torch.testing.assert_close(moved, expected)
     assert rounded.dtype == torch.bfloat16
     torch.testing.assert_close(rounded.float(), expected, atol=0.1, rtol=0.1)
+
+
+def test_a_network_of_half_precision_is_exact_inside():
+    """Weights and tokens are rounded to bfloat16, exponents are not: z̃ is that of the rounded numbers."""
+    made, (first, second) = transport(regularisation=0.01).bfloat16(), [x.bfloat16() for x in tokens()]
+    exact = transport(regularisation=0.01).double()
+    exact.load_state_dict(made.state_dict())
+    torch.testing.assert_close(
+        made(first, second).double(), exact(first.double(), second.double()), atol=0.01, rtol=0.01
+    )
 
 
 def test_equal_tokens_are_paired_from_the_start():
@@ -140,7 +160,7 @@ def test_equal_tokens_are_paired_from_the_start():
     torch.manual_seed(0)
     made = ZetaTransport(64, projections=32, regularisation=1e-4)
     tokens = torch.randn(1, 20, 64)
-    _, plan = made(tokens, tokens)
+    plan = made.plan(tokens, tokens)
     assert (plan[0].argmax(0) == torch.arange(20)).all()
     assert plan.amax(1).mean() > 0.8
 
@@ -158,6 +178,9 @@ def test_regularisation_is_learned_or_fixed():
         ({"regularisation": math.inf}, "regularisation: ς = inf"),
         ({"projections": 0}, "projections: P = 0"),
         ({"iterations": -1}, "iterations: -1"),
+        ({"tolerance": 0.0}, "tolerance: 0.0"),
+        ({"solver": "lineer"}, "solver: unknown name 'lineer'. Did you mean 'linear'"),
+        ({"solver": "linear", "iterations": 2}, "solver: 'linear' knows the closed form alone, iterations: 0"),
     ],
 )
 def test_bad_options(options, says):

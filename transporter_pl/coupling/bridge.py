@@ -65,26 +65,40 @@ def check_fit(network: CouplingNetwork, origin: Origin, shapes: Shapes) -> None:
         shapes: What they give.
 
     Raises:
-        TransporterError: If Φ was trained for other backbones or weights, another geometry or other shapes (names
-            both).
+        TransporterError: If Φ was made for other backbones or weights, another geometry or other shapes (names both).
     """
-    config, trained_for = network.config, network.origin
-    pairs: list[tuple[str, object, object]] = []
-    if trained_for is not None:
-        pairs += [
-            ("generator", checkpoint_name(trained_for.generator), checkpoint_name(origin.generator)),
-            ("vlm", checkpoint_name(trained_for.vlm), checkpoint_name(origin.vlm)),
-            ("video", str(trained_for.video), str(origin.video)),
-        ]
-    pairs += [
-        ("latents", tuple(config.latent_shape), tuple(shapes.latents)),
-        ("condition", tuple(config.condition_shape), tuple(shapes.condition)),
-        ("tokens", tuple(config.token_shape), tuple(shapes.tokens)),
-    ]
-    for name, trained, given in pairs:
-        if trained != given:
-            msg = f"{name}: the coupling network was trained for {trained}, not {given}; use what it was trained for, "
-            msg += "or train it anew"
+    config = network.config
+    check_same(network.origin, Shapes(config.latent_shape, config.condition_shape, config.token_shape), origin, shapes)
+
+
+def check_same(made_by: Origin | None, made_for: Shapes, origin: Origin, shapes: Shapes) -> None:
+    """As ``check_fit``, for a Φ of which no more is known than what it was made for, such as a checkpoint's.
+
+    Args:
+        made_by: The backbones it was trained with, ``None`` where that is not known.
+        made_for: Their shapes.
+        origin: The backbones that it shall serve.
+        shapes: What they give.
+
+    Raises:
+        TransporterError: As ``check_fit``.
+    """
+    made = _shapes(made_for) if made_by is None else _settings(made_by) | _shapes(made_for)
+    given = _settings(origin) | _shapes(shapes)
+    for name, was in made.items():
+        if was != given[name]:
+            msg = f"{name}: the coupling network was made for {was}, not {given[name]}; use what it was made for, "
+            msg += "or train another"
             raise TransporterError(msg)
-    if trained_for is not None:
-        check_weights("coupling network", (trained_for.generator_weights, trained_for.vlm_weights), origin)
+    if made_by is not None:
+        check_weights("coupling network", (made_by.generator_weights, made_by.vlm_weights), origin)
+
+
+def _settings(origin: Origin) -> dict[str, object]:
+    """What a user sets, by its name on the command line."""
+    video = {f"video.{name}": value for name, value in vars(origin.video).items()}
+    return {"generator": checkpoint_name(origin.generator), "vlm": checkpoint_name(origin.vlm), **video}
+
+
+def _shapes(shapes: Shapes) -> dict[str, object]:
+    return {name: tuple(shape) for name, shape in vars(shapes).items()}

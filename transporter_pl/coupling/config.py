@@ -25,6 +25,8 @@ class CouplingOptions:
         transport_options: Its own options.
         gram: Normalisation of H(z): ``width`` divides z zᵀ by D, so that one learning rate serves any D; ``none``
             leaves it as the paper writes it.
+        checkpointing: Whether the layers' activations are computed anew in the backward pass: less memory, a third more
+            time.
     """
 
     width: int = 512
@@ -37,6 +39,7 @@ class CouplingOptions:
     transport: str = "zeta"
     transport_options: dict[str, Any] = field(default_factory=dict)
     gram: Literal["width", "none"] = "width"
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what can't be built.

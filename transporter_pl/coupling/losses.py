@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from transporter_pl.coupling.relations import gram
+from transporter_pl.precision import full_precision
 from transporter_pl.samples import Coupled
 
 
@@ -29,7 +29,7 @@ class LossWeights:
 
 @dataclass(frozen=True)
 class CouplingLoss:
-    """The three losses of Φ and their weighted sum, scalars.
+    """The three losses of Φ and their weighted sum, scalars; ``None`` for a part that Φ does not have.
 
     Attributes:
         first: L1 = mse(z_Ω, ẑ1).
@@ -38,8 +38,8 @@ class CouplingLoss:
         total: The weighted sum.
     """
 
-    first: Tensor
-    second: Tensor
+    first: Tensor | None
+    second: Tensor | None
     transport: Tensor
     total: Tensor
 
@@ -56,12 +56,12 @@ def coupling_loss(
         gram_normalisation: As in ``gram``.
     """
     weights = weights or LossWeights()
-    with torch.autocast(tokens.device.type, enabled=False):
-        exact = torch.promote_types(tokens.dtype, torch.float32)
-        target, first, second, moved = (x.to(exact) for x in (tokens, coupled.first, coupled.second, coupled.tokens))
+    with full_precision(tokens, coupled.tokens) as (target, moved):
         relations = gram(target, gram_normalisation)
-        one = mse_loss(first, target)
-        two = mse_loss(gram(second, gram_normalisation), relations)
+        one = None if coupled.first is None else mse_loss(coupled.first.to(target), target)
+        two = None if coupled.second is None else mse_loss(gram(coupled.second, gram_normalisation), relations)
         three = mse_loss(moved, target) + mse_loss(gram(moved, gram_normalisation), relations)
-    total = weights.first * one + weights.second * two + weights.transport * three
+    total = weights.transport * three
+    for weight, part in ((weights.first, one), (weights.second, two)):
+        total = total if part is None else total + weight * part
     return CouplingLoss(one, two, three, total)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from transporter_pl.coupling.config import CouplingConfig
 from transporter_pl.coupling.embedding import TokenGrid
+from transporter_pl.coupling.layers import LayerStack
 
 
 class MixerLayer(nn.Module):
@@ -40,8 +41,9 @@ class CouplingMixer(nn.Module):
         super().__init__()
         count, token_width = config.token_shape
         self.embedding = TokenGrid(config, conditioned=True)
-        self.layers = nn.Sequential(
-            *(MixerLayer(count, config.width, config.expansion * config.width) for _ in range(config.mixer_layers))
+        self.layers = LayerStack(
+            *(MixerLayer(count, config.width, config.expansion * config.width) for _ in range(config.mixer_layers)),
+            checkpointing=config.checkpointing,
         )
         self.head = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, token_width))
 

@@ -34,17 +34,18 @@ class CouplingNetwork(nn.Module):
         super().__init__()
         self.config = config
         self.origin: Origin | None = None
-        self.mixer = CouplingMixer(config)
-        self.transformer = CouplingTransformer(config)
         width = config.token_shape[1]
         self.transport = new_transport(config.transport, width, config.transport_options)
+        self.mixer = CouplingMixer(config) if "first" in self.transport.reads else None
+        self.transformer = CouplingTransformer(config) if "second" in self.transport.reads else None
         self.register_buffer("token_mean", torch.zeros(width))
         self.register_buffer("token_std", torch.ones(width))
 
     @property
     def needs_reencoded(self) -> bool:
-        """Whether Φ_Ω2 reads the re-encoded tokens."""
-        return self.config.source == "reencoded"
+        """Whether Φ_Ω2, or the transport itself, reads the re-encoded tokens."""
+        read_by_second = self.transformer is not None and self.transformer.reads_tokens
+        return read_by_second or "reencoded" in self.transport.reads
 
     @property
     def has_statistics(self) -> bool:
@@ -78,10 +79,11 @@ class CouplingNetwork(nn.Module):
         # the backbones may be of half precision, whatever Φ is of
         latents, condition = latents.to(self.token_mean), condition.to(self.token_mean)
         exact = None if reencoded is None else self.standardise(reencoded.to(self.token_mean))
-        first = self.mixer(latents, condition)
-        second = self.transformer(latents, condition, exact)
-        tokens, plan = self.transport(first, second)
-        return Coupled(first=first, second=second, tokens=tokens, plan=plan)
+        first = None if self.mixer is None else self.mixer(latents, condition)
+        second = None if self.transformer is None else self.transformer(latents, condition, exact)
+        made = {"first": first, "second": second, "reencoded": exact}
+        tokens = self.transport(*(made[name] for name in self.transport.reads))
+        return Coupled(tokens=tokens, first=first, second=second)
 
     def forward(self, latents: Tensor, condition: Tensor, reencoded: Tensor | None = None) -> Coupled:
         """Couple latents to the VLM's token space.
@@ -94,20 +96,21 @@ class CouplingNetwork(nn.Module):
             reencoded: z_Ξ→Ω, (B, N, D); only where ``needs_reencoded``.
 
         Returns:
-            ẑ1, ẑ2 and z̃ in the VLM's own units, (B, N, D), and the plan.
+            ẑ1, ẑ2 and z̃ in the VLM's own units, (B, N, D).
 
         Raises:
             TransporterError: If a shape is not the one that the network was built for.
         """
         inner = self.standardised(latents, condition, reencoded)
-        first, second, tokens = (
-            x * self.token_std + self.token_mean for x in (inner.first, inner.second, inner.tokens)
-        )
-        return Coupled(first=first, second=second, tokens=tokens, plan=inner.plan)
+        first, second = (None if x is None else self._own_units(x) for x in (inner.first, inner.second))
+        return Coupled(tokens=self._own_units(inner.tokens), first=first, second=second)
+
+    def _own_units(self, tokens: Tensor) -> Tensor:
+        return tokens * self.token_std + self.token_mean
 
     def _check(self, latents: Tensor, condition: Tensor, reencoded: Tensor | None) -> None:
         if self.needs_reencoded and reencoded is None:
-            msg = "reencoded: missing, but this network's source is 'reencoded'; give E_Ω(D_Ξ(z_Ξ)), or use a Bridge"
+            msg = "reencoded: missing, but this network reads it; give E_Ω(D_Ξ(z_Ξ)), or use a Bridge"
             raise TransporterError(msg)
         for name, value, shape in (
             ("latents", latents, self.config.latent_shape),

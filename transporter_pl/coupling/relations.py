@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
+
+from transporter_pl.precision import full_precision
 
 
 def gram(tokens: Tensor, normalisation: str = "width") -> Tensor:
@@ -19,7 +20,6 @@ def gram(tokens: Tensor, normalisation: str = "width") -> Tensor:
     Returns:
         (B, N, N), at least float32 whatever the autocast.
     """
-    with torch.autocast(tokens.device.type, enabled=False):
-        exact = tokens.to(torch.promote_types(tokens.dtype, torch.float32))
+    with full_precision(tokens) as (exact,):
         products = exact @ exact.mT
     return products / tokens.shape[-1] if normalisation == "width" else products

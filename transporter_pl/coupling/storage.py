@@ -43,7 +43,7 @@ def read(folder: str | Path) -> tuple[CouplingConfig, Origin | None, dict[str, T
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         config = CouplingConfig(**_tuples(description["coupling"]))
-        return config, _origin(description["origin"]), load_file(folder / WEIGHTS)
+        return config, origin_from(description["origin"]), load_file(folder / WEIGHTS)
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
         msg = f"coupling: {str(folder)!r} holds no coupling network ({error}); {fix}"
         raise TransporterError(msg) from error
@@ -54,5 +54,6 @@ def _tuples(fields: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
 
 
-def _origin(fields: dict[str, Any] | None) -> Origin | None:
+def origin_from(fields: dict[str, Any] | None) -> Origin | None:
+    """The inverse of ``asdict``, where there is an origin."""
     return None if fields is None else Origin(**{**fields, "video": VideoSpec(**fields["video"])})

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from transporter_pl.coupling.config import CouplingConfig
 from transporter_pl.coupling.embedding import TokenGrid
+from transporter_pl.coupling.layers import LayerStack
 
 
 class CouplingTransformer(nn.Module):
@@ -27,13 +28,14 @@ class CouplingTransformer(nn.Module):
         self.reads_tokens = config.source == "reencoded"
         self.embedding = nn.Linear(token_width, width) if self.reads_tokens else TokenGrid(config, conditioned=False)
         self.positions = nn.Parameter(0.02 * torch.randn(count, width))
-        self.layers = nn.Sequential(
+        self.layers = LayerStack(
             *(
                 nn.TransformerEncoderLayer(
                     width, config.heads, config.expansion * width, 0.0, "gelu", batch_first=True, norm_first=True
                 )
                 for _ in range(config.transformer_layers)
-            )
+            ),
+            checkpointing=config.checkpointing,
         )
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, token_width)
         if self.reads_tokens:

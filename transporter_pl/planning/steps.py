@@ -101,14 +101,16 @@ class CouplingSteps:
     def __init__(self, network: CouplingNetwork, batch: Encoded, precision: Precision = "32-true") -> None:
         self.network, self.batch, self.precision = network, batch, precision
         trained = [p for p in network.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(trained, foreach=True)  # as it is on GPUs
+        # as it is on GPUs; decode-and-re-encode has nothing to train
+        self.optimizer = torch.optim.AdamW(trained, foreach=True) if trained else None
 
     def step(self) -> None:
         """One batch; gradients stay, as they do while several are accumulated."""
         with autocast(self.precision, self.batch.latents.device):
             loss, _ = measured_loss(self.network, self.batch, LossWeights())
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
+        if self.optimizer is not None:
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
 
     def parts(self) -> Iterator[Part]:
         """One step, once another has made the optimizer's state."""

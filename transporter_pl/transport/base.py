@@ -5,12 +5,15 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from transporter_pl.errors import TransporterError
+from transporter_pl.precision import full_precision
 from transporter_pl.registry import Registry
+
+Source = Literal["first", "second", "reencoded"]
 
 
 class Transport(nn.Module, ABC):
@@ -20,15 +23,42 @@ class Transport(nn.Module, ABC):
 
     Args:
         width: Token width D.
+
+    Attributes:
+        reads: What it takes, in this order: ``first`` is ẑ1, ``second`` ẑ2, ``reencoded`` z_Ξ→Ω. A part of Φ that is
+            not read is not built.
     """
+
+    reads: ClassVar[tuple[Source, ...]] = ("first", "second")
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
 
     @abstractmethod
-    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor | None]:
-        """ẑ1 and ẑ2, both (B, N, D) → z̃ (B, N, D) and the plan T̃ (B, N, N), ``None`` where there is no plan."""
+    def forward(self, *tokens: Any, **options: Any) -> Tensor:  # noqa: ANN401  (each names those that it reads)
+        """What ``reads`` names, each (B, N, D) → z̃ (B, N, D), differentiable."""
+
+    def plan(self, *tokens: Any, **options: Any) -> Tensor | None:  # noqa: ANN401  (each names those that it reads)
+        """T̃ (B, N source tokens i, N target tokens j) to look at, ``None`` where there is none."""
+        return None
+
+
+class PlanTransport(Transport):
+    """A transport by a plan, z̃_j = Σ_i T̃_ij ẑ1_i; a subclass says how the plan is made.
+
+    Args:
+        width: Token width D.
+    """
+
+    @abstractmethod
+    def plan(self, first: Tensor, second: Tensor) -> Tensor:
+        """ẑ1 and ẑ2 (B, N, D), at least float32 → T̃ (B, N_i, N_j), every column sums to 1."""
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """ẑ1 and ẑ2 (B, N, D) → z̃ (B, N, D); at least float32 inside, whatever the autocast."""
+        with full_precision(first, second) as (source, target):
+            return (self.plan(source, target).mT @ source).to(first.dtype)
 
 
 transports: Registry[type[Transport]] = Registry("transports")
@@ -38,13 +68,21 @@ def new_transport(name: str, width: int, options: Mapping[str, Any]) -> Transpor
     """The transport of a registered name or class path.
 
     Raises:
-        TransporterError: If the name is unknown, or it has no such option (lists those that it has).
+        TransporterError: If the name is unknown or another kind of thing, it has no such option (lists those that it
+            has), or an option is of another type than it takes.
     """
     kind = transports.get(name)
+    if not (isinstance(kind, type) and issubclass(kind, Transport)):
+        msg = f"transport: {name!r} is no Transport; give a registered name, or the class path of one"
+        raise TransporterError(msg)
     accepted = [p for p in inspect.signature(kind).parameters if p != "width"]
     unknown = [o for o in options if o not in accepted]
     if unknown:
         known = ", ".join(accepted) or "none"
         msg = f"transport_options: {name!r} has no option {unknown[0]!r}; it has: {known}"
         raise TransporterError(msg)
-    return kind(width, **options)
+    try:
+        return kind(width, **options)
+    except TypeError as error:
+        msg = f"transport_options: {name!r} can't take {dict(options)} ({error}); give what its documentation asks for"
+        raise TransporterError(msg) from error

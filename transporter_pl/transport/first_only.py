@@ -10,6 +10,8 @@ from transporter_pl.transport.base import Transport
 class FirstOnly(Transport):
     """z̃ = ẑ1: the global projection alone (TRANSPORTER's ablation "Φ_Ω1 only")."""
 
-    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor | None]:
+    reads = ("first",)
+
+    def forward(self, first: Tensor) -> Tensor:
         """ẑ1 as it is, (B, N, D)."""
-        return first, None
+        return first

@@ -10,6 +10,6 @@ from transporter_pl.transport.base import Transport
 class MeanTransport(Transport):
     """z̃ = (ẑ1 + ẑ2) / 2 (TRANSPORTER's ablation "mean⟨Φ_Ω1, Φ_Ω2⟩")."""
 
-    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
         """The average of both, (B, N, D)."""
-        return (first + second) / 2, None
+        return (first + second) / 2

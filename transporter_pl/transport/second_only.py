@@ -13,6 +13,8 @@ class SecondOnly(Transport):
     Here the transport loss reaches Φ_Ω2 directly; its own loss, a Gram loss, would leave the rotation of ẑ2 open.
     """
 
-    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor | None]:
+    reads = ("second",)
+
+    def forward(self, second: Tensor) -> Tensor:
         """ẑ2 as it is, (B, N, D)."""
-        return second, None
+        return second

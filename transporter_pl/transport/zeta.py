@@ -6,16 +6,14 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from transporter_pl.errors import TransporterError
-from transporter_pl.transport.base import Transport
+from transporter_pl.precision import full_precision
+from transporter_pl.transport.base import PlanTransport
+from transporter_pl.transport.solvers import Solver, check_solver, dense, solve, streamed
 
-# Entries of B·N·N·(ζ at once): small enough for a CPU's cache, where a larger tensor takes twice as long
-CHUNK = 2**22
 
-
-class ZetaTransport(Transport):
+class ZetaTransport(PlanTransport):
     """z̃_j = Σ_i T̃_ij ẑ1_i with T̃ = mean_ζ T_ζ (TRANSPORTER, arXiv 2511.18359, its ζ-OT).
 
     a_iζ = ⟨ẑ1_i, p1_ζ⟩, b_jζ = ⟨ẑ2_j, p2_ζ⟩, M_ijζ = (a_iζ − b_jζ)², T_ijζ ∝ exp(−M_ijζ / ς). The closed form
@@ -33,9 +31,13 @@ class ZetaTransport(Transport):
         learn_regularisation: Whether ς is learned.
         iterations: 0 for the closed form; k alternates k normalisations over j and over i (partial Sinkhorn), towards
             the plan whose rows and columns all sum to 1.
+        solver: How the closed form is computed: ``dense`` (P plans of N × N kept by autograd), ``streamed`` (exact,
+            block by block), ``triton`` (exact, fused, on a GPU), ``linear`` (interpolated, linear in N), or ``auto``.
+        tolerance: Of ``linear``: the largest error of a token, relative to the largest norm of a token of ẑ1.
 
     Raises:
-        TransporterError: If ς is not positive and finite, P not positive, or ``iterations`` negative.
+        TransporterError: If ς or the tolerance is not positive and finite, P not positive, ``iterations`` negative, the
+            solver unknown, or one that can't iterate.
     """
 
     def __init__(
@@ -45,10 +47,13 @@ class ZetaTransport(Transport):
         regularisation: float = 0.1,
         learn_regularisation: bool = True,
         iterations: int = 0,
+        solver: Solver = "auto",
+        tolerance: float = 1e-3,
     ) -> None:
         super().__init__(width)
-        _check(projections, regularisation, iterations)
-        self.iterations = iterations
+        _check(projections, regularisation, iterations, tolerance)
+        check_solver(solver, iterations)
+        self.iterations, self.solver, self.tolerance = iterations, solver, tolerance
         start = torch.randn(projections, width) / math.sqrt(width)
         self.first_projections = nn.Parameter(start)
         self.second_projections = nn.Parameter(start.clone())
@@ -61,37 +66,28 @@ class ZetaTransport(Transport):
         """ς, a positive scalar."""
         return self.log_regularisation.exp()
 
-    def forward(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor | None]:
-        """ẑ1 and ẑ2 (B, N, D) → z̃ (B, N, D) and T̃ (B, N, N); at least float32 inside, whatever the autocast."""
-        with torch.autocast(first.device.type, enabled=False):
-            exact = torch.promote_types(first.dtype, torch.float32)
-            source, target = first.to(exact), second.to(exact)
-            plan = self.plan(source, target)
-            return (plan.mT @ source).to(first.dtype), plan
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        """ẑ1 and ẑ2 (B, N, D) → z̃ (B, N, D); at least float32 inside, whatever the autocast."""
+        with full_precision(first, second) as (source, target):
+            a, b = self.projected(source, target)
+            if not self.iterations:
+                return solve(self.solver, a, b, source, self.tolerance).to(first.dtype)
+            plan = dense.plan if self.solver == "dense" else streamed.plan
+            return (plan(a, b, self.iterations) @ source).to(first.dtype)
 
     def plan(self, first: Tensor, second: Tensor) -> Tensor:
         """T̃ (B, N_i, N_j); every column sums to 1."""
-        scale = torch.exp(-0.5 * self.log_regularisation).to(first.dtype)
-        a = scale * (first @ self.first_projections.to(first.dtype).mT).mT  # (B, P, N_i)
-        b = scale * (second @ self.second_projections.to(first.dtype).mT).mT  # (B, P, N_j)
-        at_once = max(1, CHUNK // (a.shape[0] * a.shape[2] * b.shape[2]))
-        if at_once >= a.shape[1]:
-            return self._summed(a, b) / a.shape[1]
-        total = torch.zeros((), dtype=a.dtype, device=a.device)
-        for some_a, some_b in zip(torch.split(a, at_once, 1), torch.split(b, at_once, 1), strict=True):
-            total = total + checkpoint(self._summed, some_a, some_b, use_reentrant=False)
-        return total / a.shape[1]
+        with full_precision(first, second) as (source, target):
+            return streamed.plan(*self.projected(source, target), self.iterations).mT
 
-    def _summed(self, a: Tensor, b: Tensor) -> Tensor:
-        """Σ_ζ T_ζ (B, N_i, N_j) of projections divided by √ς."""
-        # i last: softmax is fastest along contiguous memory
-        log_kernel = (a[:, :, None, :] - b[:, :, :, None]).square().neg()
-        for _ in range(self.iterations):
-            log_kernel = log_kernel.log_softmax(-1).log_softmax(-2)
-        return log_kernel.softmax(-1).sum(1).mT
+    def projected(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """a_iζ / √ς and b_jζ / √ς, both (B, P, N)."""
+        scale = torch.exp(-0.5 * self.log_regularisation.to(first))
+        p1, p2 = (scale * p.to(first) for p in (self.first_projections, self.second_projections))
+        return p1 @ first.mT, p2 @ second.mT
 
 
-def _check(projections: int, regularisation: float, iterations: int) -> None:
+def _check(projections: int, regularisation: float, iterations: int, tolerance: float) -> None:
     if not (math.isfinite(regularisation) and regularisation > 0):
         msg = f"regularisation: ς = {regularisation} is not positive and finite; 0.1 is the default"
         raise TransporterError(msg)
@@ -100,4 +96,7 @@ def _check(projections: int, regularisation: float, iterations: int) -> None:
         raise TransporterError(msg)
     if iterations < 0:
         msg = f"iterations: {iterations} is negative; use 0 for the closed form"
+        raise TransporterError(msg)
+    if not 0 < tolerance < math.inf:
+        msg = f"tolerance: {tolerance} is not positive and finite; 1e-3 is the default"
         raise TransporterError(msg)

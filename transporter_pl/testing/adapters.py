@@ -1,14 +1,10 @@
-"""The contract suite: does an adapter, ours or a stranger's, keep what its port promises?
-
-``check_generator(adapter)`` and ``check_vlm(adapter)`` return a list of findings; an empty list means that it does.
-"""
+"""Do generators and VLMs keep what their ports promise?"""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -16,76 +12,53 @@ from torch import Tensor
 
 from transporter_pl.adapters import Frozen, GeneratorAdapter, VLMAdapter
 from transporter_pl.errors import TransporterError
+from transporter_pl.testing.findings import Finding, close, expect, findings, reaches, rowwise, same
 
 A = TypeVar("A", GeneratorAdapter, VLMAdapter)
 CAPTIONS = ["a red ball", "a large blue square that moves to the left"]
 TIMES = 0.95, 0.3  # on either side of most boundaries between experts
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One broken promise.
-
-    Attributes:
-        name: The check that found it.
-        message: What was expected and what came.
-    """
-
-    name: str
-    message: str
-
-
 def check_generator(adapter: GeneratorAdapter) -> list[Finding]:
     """Every promise of the ``GeneratorAdapter`` port, on two random clips; the adapter is saved and loaded once."""
     checks = [_generator_shapes, _frozen, _generator_gradients, _generator_batch, _generator_input, _condition]
-    return _findings([*checks, _schedule, _guidance, _generator_folder], adapter)
+    return findings([*checks, _schedule, _guidance, _generator_folder], adapter)
 
 
 def check_vlm(adapter: VLMAdapter) -> list[Finding]:
     """Every promise of the ``VLMAdapter`` port, on two random clips; the adapter is saved and loaded once."""
     checks = [_vlm_shapes, _frozen, _vlm_gradients, _vlm_batch, _vlm_input, _prompts, _text, _caption]
-    return _findings([*checks, _vlm_folder], adapter)
-
-
-def _findings(checks: list[Callable[..., Iterator[str]]], adapter: Frozen) -> list[Finding]:
-    found = []
-    for check in checks:
-        name = check.__name__.strip("_")
-        try:
-            found += [Finding(name, message) for message in check(adapter)]
-        except Exception as error:  # whatever an adapter raises is a finding
-            found.append(Finding(name, f"raised {type(error).__name__}: {error}"))
-    return found
+    return findings([*checks, _vlm_folder], adapter)
 
 
 def _generator_shapes(adapter: GeneratorAdapter) -> Iterator[str]:
     video, latents, condition, t = _generator_inputs(adapter)
     decoded = adapter.decode(latents)
-    yield from _expect("encode", adapter.encode(video), (2, *adapter.latent_shape))
-    yield from _expect("decode", decoded, tuple(video.shape))
-    yield from _expect("encode_text", condition, (2, *adapter.condition_shape))
-    yield from _expect("velocity", adapter.velocity(latents, condition, t), tuple(latents.shape))
+    yield from expect("encode", adapter.encode(video), (2, *adapter.latent_shape))
+    yield from expect("decode", decoded, tuple(video.shape))
+    yield from expect("encode_text", condition, (2, *adapter.condition_shape))
+    yield from expect("velocity", adapter.velocity(latents, condition, t), tuple(latents.shape))
     if decoded.min() < 0 or decoded.max() > 1:
         yield f"decode: pixels in [{decoded.min():.3f}, {decoded.max():.3f}], not in [0, 1]"
 
 
 def _generator_gradients(adapter: GeneratorAdapter) -> Iterator[str]:
     video, latents, condition, t = _generator_inputs(adapter)
-    yield from _reaches("encode → pixels", adapter.encode, video)
+    yield from reaches("encode → pixels", adapter.encode, video)
     # near the centre of latent space, so that few pixels are clamped
-    yield from _reaches("decode → latents", adapter.decode, latents / 10)
-    yield from _reaches("velocity → latents", lambda x: adapter.velocity(x, condition, t), latents)
-    yield from _reaches("velocity → condition", lambda x: adapter.velocity(latents, x, t), condition, everywhere=False)
+    yield from reaches("decode → latents", adapter.decode, latents / 10)
+    yield from reaches("velocity → latents", lambda x: adapter.velocity(x, condition, t), latents)
+    yield from reaches("velocity → condition", lambda x: adapter.velocity(latents, x, t), condition, everywhere=False)
     yield from _no_weight_gradients(adapter)
 
 
 def _generator_batch(adapter: GeneratorAdapter) -> Iterator[str]:
     video, latents, condition, t = _generator_inputs(adapter)
-    yield from _rowwise("encode", adapter.encode, video)
-    yield from _rowwise("decode", adapter.decode, latents)
-    yield from _rowwise("velocity", adapter.velocity, latents, condition, t)
+    yield from rowwise("encode", adapter.encode, video)
+    yield from rowwise("decode", adapter.decode, latents)
+    yield from rowwise("velocity", adapter.velocity, latents, condition, t)
     alone = torch.cat([adapter.encode_text([c]) for c in CAPTIONS])
-    yield from _same("encode_text: a caption in a batch and alone", adapter.encode_text(CAPTIONS), alone)
+    yield from same("encode_text: a caption in a batch and alone", adapter.encode_text(CAPTIONS), alone)
 
 
 def _generator_input(adapter: GeneratorAdapter) -> Iterator[str]:
@@ -94,11 +67,11 @@ def _generator_input(adapter: GeneratorAdapter) -> Iterator[str]:
 
 def _condition(adapter: GeneratorAdapter) -> Iterator[str]:
     _, latents, condition, t = _generator_inputs(adapter)
-    yield from _expect("encode_text of the empty caption", adapter.encode_text([""]), (1, *adapter.condition_shape))
+    yield from expect("encode_text of the empty caption", adapter.encode_text([""]), (1, *adapter.condition_shape))
     base = adapter.velocity(latents, condition, t)
-    if _close(base, adapter.velocity(latents, condition.flip(0), t)):
+    if close(base, adapter.velocity(latents, condition.flip(0), t)):
         yield "velocity: the same for another condition"
-    if _close(base, adapter.velocity(latents, condition, t.flip(0))):
+    if close(base, adapter.velocity(latents, condition, t.flip(0))):
         yield "velocity: the same at another t"
 
 
@@ -114,7 +87,7 @@ def _schedule(adapter: GeneratorAdapter) -> Iterator[str]:
         latents = (1 - times[0]) * clean + times[0] * noise
         for index in range(steps):
             latents = schedule.step(noise - clean, index, latents)
-        yield from _same(f"schedule, {run} run: the velocity ω − z should lead to z", latents, clean)
+        yield from same(f"schedule, {run} run: the velocity ω − z should lead to z", latents, clean)
 
 
 def _guidance(adapter: GeneratorAdapter) -> Iterator[str]:
@@ -129,13 +102,13 @@ def _generator_folder(adapter: GeneratorAdapter) -> Iterator[str]:
         shapes = again.shapes_of(folder, again.video)
         yield from _foretold("shapes_of", shapes, (again.latent_shape, again.condition_shape))
     yield from _frozen(again)
-    yield from _same("encode after save and load", again.encode(video), adapter.encode(video))
-    yield from _same("decode after save and load", again.decode(latents), adapter.decode(latents))
-    yield from _same("encode_text after save and load", again.encode_text(CAPTIONS), condition)
-    yield from _same(
+    yield from same("encode after save and load", again.encode(video), adapter.encode(video))
+    yield from same("decode after save and load", again.decode(latents), adapter.decode(latents))
+    yield from same("encode_text after save and load", again.encode_text(CAPTIONS), condition)
+    yield from same(
         "velocity after save and load", again.velocity(latents, condition, t), adapter.velocity(latents, condition, t)
     )
-    yield from _same("schedule's times after save and load", again.schedule(5).times, adapter.schedule(5).times)
+    yield from same("schedule's times after save and load", again.schedule(5).times, adapter.schedule(5).times)
     for time in TIMES:
         was, now = adapter.guidance_at(time), again.guidance_at(time)
         if was != now:
@@ -145,22 +118,22 @@ def _generator_folder(adapter: GeneratorAdapter) -> Iterator[str]:
 def _vlm_shapes(adapter: VLMAdapter) -> Iterator[str]:
     tokens = adapter.encode(_clips(adapter))
     logits = adapter.logits(tokens)
-    yield from _expect("encode", tokens, (2, *adapter.token_shape))
-    yield from _expect("logits", logits, (2, logits.shape[-1]))
+    yield from expect("encode", tokens, (2, *adapter.token_shape))
+    yield from expect("logits", logits, (2, logits.shape[-1]))
 
 
 def _vlm_gradients(adapter: VLMAdapter) -> Iterator[str]:
     video = _clips(adapter)
-    yield from _reaches("encode → pixels", adapter.encode, video)
-    yield from _reaches("logits → tokens", lambda x: adapter.logits(x).softmax(-1), adapter.encode(video))
+    yield from reaches("encode → pixels", adapter.encode, video)
+    yield from reaches("logits → tokens", lambda x: adapter.logits(x).softmax(-1), adapter.encode(video))
     yield from _no_weight_gradients(adapter)
 
 
 def _vlm_batch(adapter: VLMAdapter) -> Iterator[str]:
     video = _clips(adapter)
     tokens = adapter.encode(video)
-    yield from _rowwise("encode", adapter.encode, video)
-    yield from _rowwise("logits", adapter.logits, tokens)
+    yield from rowwise("encode", adapter.encode, video)
+    yield from rowwise("logits", adapter.logits, tokens)
     alone = [adapter.caption(row[None], max_new_tokens=4)[0] for row in tokens]
     if adapter.caption(tokens, max_new_tokens=4) != alone:
         yield f"caption: {adapter.caption(tokens, max_new_tokens=4)} in a batch, {alone} alone"
@@ -173,16 +146,16 @@ def _vlm_input(adapter: VLMAdapter) -> Iterator[str]:
 def _prompts(adapter: VLMAdapter) -> Iterator[str]:
     tokens, asked = adapter.encode(_clips(adapter)), adapter.default_prompt
     base = adapter.logits(tokens)
-    yield from _same("logits: without a prompt and with the default one", base, adapter.logits(tokens, asked))
-    if _close(base, adapter.logits(tokens, f"{asked} {asked}")):
+    yield from same("logits: without a prompt and with the default one", base, adapter.logits(tokens, asked))
+    if close(base, adapter.logits(tokens, f"{asked} {asked}")):
         yield "logits: the same for another prompt"
-    if _close(base, adapter.logits(tokens, answer="1 2")):
+    if close(base, adapter.logits(tokens, answer="1 2")):
         yield "logits: the same after the beginning of an answer"
-    if _close(base, adapter.logits(tokens.flip(0))):
+    if close(base, adapter.logits(tokens.flip(0))):
         yield "logits: the same for other tokens"
     tokens, prompts, answers = tokens[[0, 1, 1]], [asked, f"{asked} {asked}", asked], ["1 2", "", "1 2"]
     alone = [adapter.logits(row[None], *texts) for row, *texts in zip(tokens, prompts, answers, strict=True)]
-    yield from _same(
+    yield from same(
         "logits: a prompt and an answer for each clip", adapter.logits(tokens, prompts, answers), torch.cat(alone)
     )
 
@@ -211,8 +184,8 @@ def _vlm_folder(adapter: VLMAdapter) -> Iterator[str]:
     with _reloaded(adapter) as (folder, again):
         yield from _foretold("token_shape_of", again.token_shape_of(folder, again.video), again.token_shape)
     yield from _frozen(again)
-    yield from _same("encode after save and load", again.encode(video), tokens)
-    yield from _same("logits after save and load", again.logits(tokens), adapter.logits(tokens))
+    yield from same("encode after save and load", again.encode(video), tokens)
+    yield from same("logits after save and load", again.logits(tokens), adapter.logits(tokens))
     said, expected = (a.caption(tokens, max_new_tokens=8) for a in (again, adapter))
     if said != expected:
         yield f"caption: {expected} became {said} after save and load"
@@ -262,52 +235,9 @@ def _foretold(what: str, shapes: tuple[object, ...], loaded: tuple[object, ...])
         yield f"{what}: {shapes} from the configuration alone, but the loaded adapter says {loaded}"
 
 
-def _expect(what: str, value: Tensor, shape: tuple[int, ...]) -> Iterator[str]:
-    if tuple(value.shape) != shape:
-        yield f"{what}: shape {tuple(value.shape)}, expected {shape}"
-    if not value.isfinite().all():
-        yield f"{what}: not all finite"
-
-
-def _reaches(
-    what: str, function: Callable[[Tensor], Tensor], value: Tensor, *, everywhere: bool = True
-) -> Iterator[str]:
-    """Gradients arrive at every row (frame, channel or token), or at least somewhere (padded text may be masked)."""
-    value = value.detach().requires_grad_()
-    output = function(value).float()
-    weight = torch.randn(output.shape, generator=torch.Generator().manual_seed(4)).to(output.device)
-    (gradient,) = torch.autograd.grad((output * weight).sum(), value) if output.requires_grad else (None,)
-    if gradient is None or not gradient.isfinite().all():
-        yield f"{what}: no finite gradient"
-        return
-    silent = (gradient == 0).flatten(2).all(-1)
-    if silent.all() or (everywhere and silent.any()):
-        first = silent.nonzero()[0].tolist()
-        yield f"{what}: no gradient at {int(silent.sum())} of {silent.numel()} rows, the first at {first}"
-
-
-def _rowwise(what: str, function: Callable[..., Tensor], *values: Tensor) -> Iterator[str]:
-    together = function(*values)
-    yield from _same(f"{what}: twice the same input", function(*values), together)
-    alone = torch.cat([function(*(v[None] for v in row)) for row in zip(*values, strict=True)])
-    yield from _same(f"{what}: a clip in a batch and alone", together, alone)
-
-
 def _refuses_short(what: str, function: Callable[[Tensor], Tensor], video: Tensor) -> Iterator[str]:
     try:
         function(video[:, :-1])
     except TransporterError:
         return
     yield f"{what}: took a clip with a frame too few; raise a TransporterError"
-
-
-def _same(what: str, value: Tensor, expected: Tensor) -> Iterator[str]:
-    if value.shape != expected.shape or not _close(value, expected):
-        gap = (value - expected).abs().max().item() if value.shape == expected.shape else float("nan")
-        yield f"{what}: differ by {gap:.2e}"
-
-
-def _close(value: Tensor, expected: Tensor) -> bool:
-    half = torch.bfloat16 in (value.dtype, expected.dtype) or torch.float16 in (value.dtype, expected.dtype)
-    scale = expected.float().std().item() + 1e-12
-    return torch.allclose(value.float(), expected.float(), rtol=0, atol=(3e-2 if half else 1e-4) * scale)

@@ -1,0 +1,229 @@
+"""Solvers of ζ-OT side by side, forward and backward: seconds, memory, error, and what they can't go below.
+
+    python benchmarks/transport.py                    # two CPU cores: about ten minutes
+    python benchmarks/transport.py --device cuda
+
+A row is one solver on one problem, in a process of its own, so that its peak of memory is its own; the rows of a table
+take turns, and their medians are compared. Lower bounds come from the same run: exponentials in cache, and the
+multiply-adds of a large matrix product.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from transporter_pl.commands.arguments import call
+from transporter_pl.transport.solvers import dense, linear, streamed
+
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Projections of unit variance over √ς, and standardised tokens."""
+
+    batch: int
+    tokens: int
+    projections: int
+    width: int
+    regularisation: float = 1.0
+
+    def inputs(self, device: str) -> list[Tensor]:
+        draws = torch.Generator().manual_seed(0)
+        shape = self.batch, self.projections, self.tokens
+        a, b = (torch.randn(shape, generator=draws) / self.regularisation**0.5 for _ in range(2))
+        source = torch.randn(self.batch, self.tokens, self.width, generator=draws)
+        return [x.to(device).requires_grad_() for x in (a, b, source)]
+
+    @property
+    def pairs(self) -> int:
+        return self.batch * self.projections * self.tokens**2
+
+    @property
+    def products(self) -> int:
+        """Multiply-adds of one product of T̃ with the tokens."""
+        return self.batch * self.tokens**2 * self.width
+
+    def __str__(self) -> str:
+        return f"B {self.batch}, N {self.tokens}, P {self.projections}, D {self.width}, ς {self.regularisation:g}"
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one run: seconds of both passes, bytes at the peak above the inputs, and z̃'s norm and first tokens."""
+
+    seconds: float
+    peak: int
+    sample: Tensor
+
+
+def pot(a: Tensor, b: Tensor, source: Tensor) -> Tensor:
+    """POT's batched Sinkhorn, cut off after its first iteration: the nearest it has to the closed form."""
+    import ot
+
+    costs = (a[:, :, :, None] - b[:, :, None, :]).square().flatten(0, 1)
+    plans = ot.solve_batch(costs, 1.0, method="log_sinkhorn", max_iter=1, grad="autodiff").plan
+    plan = plans.unflatten(0, a.shape[:2]).mean(1)
+    return (plan / plan.sum(1, keepdim=True)).mT @ source
+
+
+def geomloss(a: Tensor, b: Tensor, source: Tensor) -> Tensor:
+    """geomloss' Sinkhorn divergence of the projections: it gives a loss and no plan, so the tokens take no part."""
+    from geomloss import SamplesLoss
+
+    loss = SamplesLoss("sinkhorn", p=2, blur=0.5**0.5, debias=False, backend="tensorized")
+    return loss(a.flatten(0, 1)[..., None], b.flatten(0, 1)[..., None]).sum() + 0 * source[:, :1]
+
+
+def triton(a: Tensor, b: Tensor, source: Tensor) -> Tensor:
+    from transporter_pl.transport.solvers.triton import transported
+
+    return transported(a, b, source)
+
+
+SOLVERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "dense": dense.transported,
+    "streamed": streamed.transported,
+    "linear": linear.transported,
+    "triton": triton,
+    "POT, 1 iteration": pot,
+    "geomloss": geomloss,
+}
+
+
+def once(name: str, problem: Problem, device: str, threads: int) -> Found:
+    """One warm run of a solver in this process, weighed and timed."""
+    torch.set_num_threads(threads)
+    small = Problem(1, 64, 2, 8)
+    for warmed in ("streamed", name):  # the first falls back on the other, and what an operation loads is loaded once
+        both_passes(SOLVERS[warmed], small.inputs(device))
+    inputs = problem.inputs(device)
+    before = used(device)
+    start = clock(device)
+    moved = both_passes(SOLVERS[name], inputs)
+    return Found(clock(device) - start, peak(device) - before, moved[0, :256].detach().cpu())
+
+
+def both_passes(solver: Callable[[Tensor, Tensor, Tensor], Tensor], inputs: list[Tensor]) -> Tensor:
+    moved = solver(*inputs)
+    torch.autograd.grad(moved.square().sum(), inputs)
+    return moved
+
+
+def used(device: str) -> int:
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        return torch.cuda.memory_allocated()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+def peak(device: str) -> int:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def clock(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def rates(device: str) -> tuple[float, float]:
+    """Seconds of one exponential, and of one multiply-add, on this device."""
+    values, matrix = -torch.rand(2**17, device=device), torch.randn(4096, 4096, device=device)
+    out = torch.empty_like(values)
+    exponential = min(timed(lambda: torch.exp(values, out=out), device, 50) for _ in range(5)) / len(values)
+    return exponential, min(timed(lambda: matrix @ matrix, device, 1) for _ in range(3)) / 4096**3
+
+
+def timed(run: Callable[[], object], device: str, count: int) -> float:
+    start = clock(device)
+    for _ in range(count):
+        run()
+    return (clock(device) - start) / count
+
+
+def compare(
+    problem: Problem, names: list[str], runs: int, device: str, threads: int, costs: tuple[float, float]
+) -> Table:
+    """A table of solvers on one problem; the first row is what the others are held against."""
+    found: dict[str, list[Found | str]] = {name: [] for name in names}
+    for _ in range(runs):
+        for name in names:
+            with multiprocessing.get_context("spawn").Pool(1) as alone:
+                try:
+                    found[name].append(alone.apply(once, (name, problem, device, threads)))
+                except (RuntimeError, ImportError) as error:  # out of memory, or not installed
+                    found[name].append(str(error).partition("\n")[0][:40])
+    title = f"{problem} on {device}"
+    table = Table("solver", "s", "at least s", "MiB", "of the first's time", "of its memory", "off by", title=title)
+    first = found[names[0]]
+    for name in names:
+        table.add_row(name, *cells(problem, name, found[name], first, costs))
+    return table
+
+
+def cells(problem: Problem, name: str, own: list, first: list, costs: tuple[float, float]) -> list[str]:
+    if isinstance(own[0], str):
+        return [own[0]]
+    seconds, memory = (statistics.median(getattr(f, of) for f in own) for of in ("seconds", "peak"))
+    row = [f"{seconds:.3g}", f"{floor(problem, name, costs):.2g}", f"{memory / MIB:.0f}"]
+    if isinstance(first[0], str):
+        return row
+    base = [statistics.median(getattr(f, of) for f in first) for of in ("seconds", "peak")]
+    right = first[0].sample
+    off = "" if name == "geomloss" else f"{((own[0].sample - right).norm() / right.norm()).item():.1e}"
+    return [*row, f"{seconds / base[0]:.3f}", f"{memory / max(1, base[1]):.3f}", off]
+
+
+def floor(problem: Problem, name: str, costs: tuple[float, float]) -> float:
+    """Seconds that the exponentials and multiply-adds of both passes take at least."""
+    exponential, multiply_add = costs
+    passes = {"dense": 1, "streamed": 2, "triton": 4, "POT, 1 iteration": 3, "geomloss": 20}
+    if name in passes:
+        return problem.pairs * passes[name] * exponential + 3 * problem.products * multiply_add
+    a, b, source = problem.inputs("cpu")
+    with torch.no_grad():
+        nodes = max(linear.grid_of(*clip, linear.SPARE * linear.TOLERANCE).count for clip in zip(a, b, strict=True))
+    entries = problem.batch * problem.projections * nodes * problem.tokens
+    return 6 * entries * (problem.width * multiply_add + exponential)
+
+
+def bench(device: str = "cpu", threads: int = 2, runs: int = 3, fast: bool = False) -> None:
+    """Print the tables.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+        threads: CPU threads.
+        runs: Runs of every row.
+        fast: Small problems, to see that everything runs.
+    """
+    torch.set_num_threads(threads)
+    console, costs = Console(width=130), rates(device)
+    console.print(f"an exponential {1e9 * costs[0]:.3g} ns, a multiply-add {1e9 * costs[1]:.3g} ns")
+    short, middle, long = (128, 128, 256) if fast else (1024, 4096, 16384)
+    exact = ["dense", "streamed", "linear", "POT, 1 iteration", "geomloss"]
+    tables = [(Problem(1, short, 100, 512), exact if device == "cpu" else [*exact, "triton"])]
+    if device == "cuda":
+        tables.append((Problem(8, middle, 100, 1024), ["streamed", "triton", "linear", "dense"]))
+    for regularisation in (1.0, 0.1):
+        tables += [(Problem(1, n, 100, 512, regularisation), ["streamed", "linear"]) for n in (middle, long)]
+    for problem, names in tables:
+        console.print(compare(problem, names, runs, device, threads, costs))
+
+
+if __name__ == "__main__":
+    call(bench, "benchmarks/transport.py", sys.argv[1:])
