@@ -17,6 +17,7 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, S
 
 from transporter_pl.datamodules.cache_files import TENSORS, names_of, read_index
 from transporter_pl.errors import TransporterError
+from transporter_pl.loading import BackboneSpec
 from transporter_pl.samples import Encoded, Origin, Shapes
 
 
@@ -146,6 +147,11 @@ class CacheDataModule(L.LightningDataModule):
         """The backbones that encoded the clips, and fingerprints of their weights."""
         key = self.cache.key
         return Origin(key.generator.path, key.vlm.path, key.video, key.generator_weights, key.vlm_weights)
+
+    @property
+    def vlm(self) -> BackboneSpec:
+        """The VLM that made the tokens, for those who ask it about them."""
+        return self.cache.key.vlm
 
     def token_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of every feature of z_Ω over the training clips, both (D,)."""

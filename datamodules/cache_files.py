@@ -117,7 +117,7 @@ def check_key(folder: Path, key: CacheKey) -> None:
         raise TransporterError(msg)
     if index is None or not index.shards:  # nothing is encoded yet that could be lost or mixed
         return
-    was, now = _flat(asdict(index.key)), _flat(asdict(key))
+    was, now = dotted(asdict(index.key)), dotted(asdict(key))
     for field, value in now.items():
         if value not in ("", was[field]):
             msg = (
@@ -221,9 +221,9 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flat(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def dotted(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested fields by dotted names."""
     flat: dict[str, Any] = {}
     for name, value in fields.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+        flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return flat

@@ -5,3 +5,6 @@ from transporter_pl.cli import Command
 encode = Command("captioned videos → latent cache", "transporter_pl.datamodules.encode:encode_videos")
 clips = Command("the embedded world's clips as files", "transporter_pl.datamodules.shapemotion.files:write_clips")
 measure = Command("the embedded world's bars, as tables", "transporter_pl.datamodules.shapemotion.bars:measure")
+ablate = Command(
+    "variants of Φ on the embedded world, as a table", "transporter_pl.datamodules.shapemotion.ablation:ablate"
+)

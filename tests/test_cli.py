@@ -99,7 +99,7 @@ def test_unknown_command_suggests(capsys):
 
 
 def test_the_cores_commands_and_those_of_plug_ins():
-    assert {"fit", "explain", "list", "clips", "encode", "measure"} <= set(names())
+    assert {"fit", "explain", "list", "ablate", "clips", "encode", "measure"} <= set(names())
 
 
 def test_a_plug_ins_command_with_a_name_of_the_cores_is_refused(tmp_path, monkeypatch, capsys):
@@ -148,7 +148,7 @@ LAYERS = [name for name in packaged_configs() if name.startswith("backbones/") o
 @pytest.mark.parametrize("config", sorted({*packaged_configs()} - {*LAYERS}))
 def test_every_packaged_config_parses(config, capsys):
     name = (PACKAGED / config).stem
-    command = name if name in names() else "fit"
+    command = "ablate" if name.startswith("ablation") else name if name in names() else "fit"
     assert main([command, "--config", config, "--print_config"]) == 0, capsys.readouterr().err
 
 

@@ -70,7 +70,7 @@ def codec_agreement(generator: GeneratorAdapter, clips: int = 512, seed: int = 1
     """The reader on held-out clips that went through encode and decode."""
     draws = torch.Generator().manual_seed(seed)
     scene = sample_scene(clips, draws, held_out=True)
-    readings = [read(generator.decode(generator.encode(v)).cpu()) for v in _rendered(generator, scene, draws)]
+    readings = [read(generator.decode(generator.encode(v)).cpu()) for v in rendered(generator, scene, draws)]
     return _read_agreement("encode and decode", readings, scene)
 
 
@@ -80,7 +80,7 @@ def generator_agreement(generator: GeneratorAdapter, clips: int = 256, seed: int
     draws = torch.Generator().manual_seed(seed)
     scene = sample_scene(clips, draws, held_out=True)
     readings = [
-        read(_generate(generator, generator.encode_text(captions), draws, steps)) for captions in _batches(scene)
+        read(_generate(generator, generator.encode_text(captions), draws, steps)) for captions in caption_batches(scene)
     ]
     return _read_agreement("generated from held-out captions", readings, scene)
 
@@ -90,7 +90,7 @@ def vlm_agreement(vlm: VLMAdapter, clips: int = 512, seed: int = 3) -> Agreement
     """The VLM's captions of held-out clips."""
     draws = torch.Generator().manual_seed(seed)
     scene = sample_scene(clips, draws, held_out=True)
-    said = [caption for video in _rendered(vlm, scene, draws) for caption in vlm.caption(vlm.encode(video))]
+    said = [caption for video in rendered(vlm, scene, draws) for caption in vlm.caption(vlm.encode(video))]
     return agreement("the VLM on pixels", caption_words(said), scene.words)
 
 
@@ -104,7 +104,7 @@ def coupling_agreement(bridge: Bridge, clips: int = 256, seed: int = 4) -> list[
     draws = torch.Generator().manual_seed(seed)
     scene = sample_scene(clips, draws, held_out=True)
     said: dict[str, list[str]] = {}
-    for video, captions in zip(_rendered(bridge.generator, scene, draws), _batches(scene), strict=True):
+    for video, captions in zip(rendered(bridge.generator, scene, draws), caption_batches(scene), strict=True):
         latents = bridge.generator.encode(video)
         condition = bridge.generator.encode_text(captions)
         routes = {
@@ -220,15 +220,17 @@ def _effect(pair: str, row: str, factor: str, target: Scene, readings: list[Read
     )
 
 
-def _rendered(
+def rendered(
     adapter: GeneratorAdapter | VLMAdapter, scene: Scene, draws: torch.Generator, size: int = 64
 ) -> Iterator[Tensor]:
+    """The scenes as videos (size, T, 3, H, W) in the adapter's geometry, batch by batch."""
     for start in range(0, len(scene), size):
         part = Scene(scene.words[start : start + size], scene.values[start : start + size])
         yield render(part, adapter.video.frames, adapter.video.height, draws).to(adapter.device)
 
 
-def _batches(scene: Scene, size: int = 64) -> Iterator[list[str]]:
+def caption_batches(scene: Scene, size: int = 64) -> Iterator[list[str]]:
+    """The scenes' captions, in the same batches."""
     captions = scene.captions()
     for start in range(0, len(captions), size):
         yield captions[start : start + size]
