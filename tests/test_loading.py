@@ -51,8 +51,8 @@ def test_unfit_backbones_are_refused_before_weights_are_read(bare, change, messa
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"video": VideoSpec(9, 32, 32)}, "video: .* trained for 9 frames .*, not 5 frames"),
-        ({"video": VideoSpec(5, 32, 32), "vlm": "some/gemma"}, "vlm: .* trained for gemma, not vlm"),
+        ({"video": VideoSpec(9, 32, 32)}, r"video\.frames: .* made for 9, not 5"),
+        ({"video": VideoSpec(5, 32, 32), "vlm": "some/gemma"}, "vlm: .* made for gemma, not vlm"),
     ],
 )
 def test_a_coupling_of_something_else_is_refused_before_weights_are_read(bare, tiny_coupling, options, message):
@@ -63,7 +63,7 @@ def test_a_coupling_of_something_else_is_refused_before_weights_are_read(bare, t
 
 
 def test_shapes_are_compared_with_the_coupling_too(bare, tiny_coupling):
-    with pytest.raises(TransporterError, match=r"latents: .* trained for \(4, 2, 2, 2\), not \(4, 3, 2, 2\)"):
+    with pytest.raises(TransporterError, match=r"latents: .* made for \(4, 2, 2, 2\), not \(4, 3, 2, 2\)"):
         load_pair(bare.generator, bare.vlm, VideoSpec(9, 32, 32), CouplingNetwork.from_pretrained(tiny_coupling))
 
 

@@ -172,7 +172,7 @@ def test_a_coupling_of_another_geometry_is_refused_before_weights_are_read(tiny,
     network.origin = Origin(bare.path, tiny.vlm.path, VideoSpec(9, 32, 32))
     network.save(tmp_path / "coupling")
     bank.save(tmp_path / "bank")
-    with pytest.raises(TransporterError, match=r"video: .* trained for 9 frames .*, not 5 frames"):
+    with pytest.raises(TransporterError, match=r"video\.frames: .* made for 9, not 5"):
         Explainer.from_pretrained(bare, tiny.vlm, tmp_path / "coupling", tmp_path / "bank", tiny.video)
 
 

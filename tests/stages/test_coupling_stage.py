@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from transporter_pl.commands.stages import run
+from transporter_pl.cli import main
 from transporter_pl.coupling.config import CouplingOptions
 from transporter_pl.coupling.losses import LossWeights
 from transporter_pl.coupling.network import CouplingNetwork
@@ -30,6 +30,7 @@ class RandomEncodings(L.LightningDataModule):
 
     def __init__(self, clips: int = 12) -> None:
         super().__init__()
+        self.shapes, self.origin = SHAPES, ORIGIN
         draws = torch.Generator().manual_seed(0)
         self.tensors = {
             "latents": torch.randn(clips, *SHAPES.latents, generator=draws),
@@ -37,14 +38,6 @@ class RandomEncodings(L.LightningDataModule):
             "tokens": 5 + 3 * torch.randn(clips, *SHAPES.tokens, generator=draws),
             "reencoded": 5 + 3 * torch.randn(clips, *SHAPES.tokens, generator=draws),
         }
-
-    @property
-    def shapes(self) -> Shapes:
-        return SHAPES
-
-    @property
-    def origin(self) -> Origin:
-        return ORIGIN
 
     def token_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.tensors["tokens"].mean((0, 1)), self.tensors["tokens"].std((0, 1))
@@ -85,7 +78,12 @@ def checkpoint(folder):
 def test_fit_writes_the_network(tmp_path):
     data, model, fit = RandomEncodings(), stage(), trainer(tmp_path)
     fit.fit(model, datamodule=data)
-    assert {"train/total", "train/first", "train/cosine", "train/plan_peak", "val/total"} <= fit.callback_metrics.keys()
+    logged = {
+        f"{part}/{name}" for part in ("train", "val") for name in ("first", "second", "transport", "total", "cosine")
+    }
+    shown = {"L1", "L2", "L3", "loss", "val"}
+    assert fit.callback_metrics.keys() == logged | shown
+    assert fit.progress_bar_metrics.keys() == shown
     network = CouplingNetwork.from_pretrained(tmp_path / "coupling")
     assert network.origin == ORIGIN
     torch.testing.assert_close(network.token_mean, data.token_statistics()[0])
@@ -98,6 +96,14 @@ def test_export_goes_where_it_is_told(tmp_path):
     trainer(tmp_path).fit(stage(export=str(tmp_path / "elsewhere")), datamodule=RandomEncodings())
     assert CouplingNetwork.from_pretrained(tmp_path / "elsewhere").config.width == 16
     assert not (tmp_path / "coupling").exists()
+
+
+def test_an_export_that_can_not_be_written_is_refused_before_the_data_is_read(tmp_path):
+    (tmp_path / "file").touch()
+    data = RandomEncodings()
+    del data.tensors
+    with pytest.raises(TransporterError, match=r"export: .*file' is a file"):
+        trainer(tmp_path).fit(stage(export=str(tmp_path / "file")), datamodule=data)
 
 
 def test_checkpoint_holds_the_network_alone_and_loads(tmp_path):
@@ -131,12 +137,12 @@ def test_the_command_line_links_the_shapes_and_its_checkpoints_load(tmp_path, mo
     ]
     options = ["width=16", "heads=2", "mixer_layers=1", "transformer_layers=1", "transport_options.projections=4"]
     network = [f"--model.network.{option}" for option in options]
-    run(["fit", *common, "--trainer.max_steps=2", *network, "--model.weights.second=0.5"])
+    assert main(["fit", *common, "--trainer.max_steps=2", *network, "--model.weights.second=0.5"]) == 0
     loaded = CouplingStage.load_from_checkpoint(checkpoint(tmp_path))
     assert loaded.network.config.token_shape == SHAPES.tokens
     assert loaded.network.config.transport_options == {"projections": 4}
     assert loaded.weights == LossWeights(second=0.5)
-    run(["validate", *common, *network, f"--ckpt_path={checkpoint(tmp_path)}"])
+    assert main(["validate", *common, *network, f"--ckpt_path={checkpoint(tmp_path)}"]) == 0
 
 
 @pytest.mark.parametrize("ask", ["validate", "test"])
@@ -158,24 +164,31 @@ def test_tokens_may_be_standardised_already(tmp_path):
 @pytest.fixture
 def cache(tmp_path):
     """A latent cache in half precision, as large backbones write it."""
+    return write_cache(tmp_path / "cache")
+
+
+def write_cache(folder, video=ORIGIN.video, batch=None):
     backbones = BackboneSpec("wan", "hub/generator", "bfloat16"), BackboneSpec("video_llama3", "hub/vlm", "bfloat16")
-    writer = CacheWriter(tmp_path / "cache", CacheKey(*backbones, ORIGIN.video, "clips", "w1", "w2"))
-    batch = RandomEncodings().batch(list(range(12)))
+    writer = CacheWriter(folder, CacheKey(*backbones, video, "clips", "w1", "w2"))
+    batch = batch or RandomEncodings().batch(list(range(12)))
     tensors = {name: getattr(batch, name).bfloat16() for name in ("latents", "condition", "tokens", "reencoded")}
     writer.add(replace(batch, **tensors), [], 12)
     writer.finish()
-    return tmp_path / "cache"
+    return folder
+
+
+def packaged(cache, folder):
+    """Arguments for the packaged config, as small as it can be."""
+    smaller = ["width=16", "heads=2", "mixer_layers=1", "transformer_layers=1", "transport_options.projections=4"]
+    return [
+        *["--config", "coupling/base.yaml", f"--data.path={cache}", "--data.batch_size=2"],
+        *["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"],
+        *[f"--trainer.default_root_dir={folder}", *(f"--model.network.{option}" for option in smaller)],
+    ]
 
 
 def test_the_packaged_config_fits_validates_and_tests(cache, tmp_path, capsys):
-    from transporter_pl.cli import main
-
-    smaller = ["width=16", "heads=2", "mixer_layers=1", "transformer_layers=1", "transport_options.projections=4"]
-    arguments = [
-        *["--config", "coupling/base.yaml", f"--data.path={cache}", "--data.batch_size=2"],
-        *["--trainer.max_steps=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"],
-        *[f"--trainer.default_root_dir={tmp_path}", *(f"--model.network.{option}" for option in smaller)],
-    ]
+    arguments = packaged(cache, tmp_path)
     assert main(["fit", *arguments]) == 0
     made = CouplingNetwork.from_pretrained(tmp_path / "coupling")
     assert made.origin == replace(ORIGIN, generator_weights="w1", vlm_weights="w2")
@@ -211,6 +224,113 @@ def test_data_without_statistics_is_refused(tmp_path):
 
     with pytest.raises(TransporterError, match="data: Plain gives no shapes, origin and token_statistics"):
         trainer(tmp_path).fit(stage(), datamodule=Plain())
+
+
+@pytest.mark.parametrize(("transport", "missing"), [("first_only", {"second"}), ("second_only", {"first"})])
+def test_losses_of_parts_that_are_not_there_are_not_logged(tmp_path, transport, missing):
+    fit = trainer(tmp_path)
+    options = {**vars(SMALL), "transport": transport, "transport_options": {}}
+    fit.fit(stage(network=CouplingOptions(**options)), datamodule=RandomEncodings())
+    for part in ("train", "val"):
+        logged = {name.removeprefix(f"{part}/") for name in fit.callback_metrics if name.startswith(f"{part}/")}
+        assert logged == {"first", "second", "transport", "total", "cosine"} - missing
+
+
+def test_a_network_with_nothing_to_train_is_written_at_once(tmp_path):
+    fit, options = trainer(tmp_path), {**vars(SMALL), "transport": "reencoded", "transport_options": {}}
+    fit.fit(stage(network=CouplingOptions(**options)), datamodule=RandomEncodings())
+    assert fit.global_step == 0
+    assert CouplingNetwork.from_pretrained(tmp_path / "coupling").origin == ORIGIN
+
+
+def given(shapes=SHAPES, **origin):
+    """Data of something else."""
+    data = RandomEncodings()
+    data.shapes, data.origin = shapes, replace(ORIGIN, **origin)
+    return data
+
+
+LONGER = {"video": VideoSpec(13, 64, 64, 8.0)}
+OTHERS = [
+    (
+        given(replace(SHAPES, tokens=(14, 8)), **LONGER),
+        r"^video\.frames: the coupling network was made for 9, not 13; use",
+    ),
+    (given(video=VideoSpec(9, 96, 64)), r"^video\.height: .* made for 64, not 96"),
+    (given(video=VideoSpec(9, 64, 64, 10)), r"^video\.fps: .* made for 8\.0, not 10"),
+    (given(vlm="hub/gemma"), "^vlm: .* made for vlm, not gemma"),
+    (given(generator="hub/wan"), "^generator: .* made for generator, not wan"),
+    (given(replace(SHAPES, tokens=(12, 8))), r"^tokens: .* made for \(10, 8\), not \(12, 8\)"),
+    (given(replace(SHAPES, condition=(5, 6))), r"^condition: .* made for \(3, 6\), not \(5, 6\)"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A checkpoint of a Φ, trained with known weights of both backbones."""
+    folder = tmp_path_factory.mktemp("trained")
+    trainer(folder).fit(stage(), datamodule=given(generator_weights="w1", vlm_weights="w2"))
+    return checkpoint(folder)
+
+
+@pytest.mark.parametrize(("data", "message"), OTHERS, ids=[message[1:12] for _, message in OTHERS])
+def test_what_a_checkpoint_was_not_trained_for_is_refused(trained, tmp_path, data, message):
+    fresh = CouplingStage(data.shapes, network=SMALL)
+    for refused in (
+        lambda: trainer(tmp_path, max_steps=6).fit(fresh, datamodule=data, ckpt_path=trained),
+        lambda: trainer(tmp_path).validate(fresh, datamodule=data, ckpt_path=trained),
+        lambda: trainer(tmp_path).fit(CouplingStage.load_from_checkpoint(trained), datamodule=data),
+        lambda: trainer(tmp_path).test(CouplingStage.load_from_checkpoint(trained), datamodule=data),
+    ):
+        with pytest.raises(TransporterError, match=message):
+            refused()
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_new_network_for_other_shapes_is_refused(tmp_path):
+    with pytest.raises(TransporterError, match=r"^latents: .* made for \(4, 2, 2, 2\), not \(4, 3, 2, 2\)"):
+        trainer(tmp_path).fit(stage(), datamodule=given(replace(SHAPES, latents=(4, 3, 2, 2))))
+
+
+def test_other_weights_of_the_backbones_are_refused_and_unknown_ones_pass(trained, tmp_path):
+    with pytest.raises(TransporterError, match=r"^vlm: the coupling network was trained with other weights"):
+        trainer(tmp_path).validate(stage(), datamodule=given(vlm_weights="w3"), ckpt_path=trained)
+    trainer(tmp_path).validate(stage(), datamodule=given(), ckpt_path=trained)
+
+
+def test_older_checkpoints_tell_their_shapes_alone(trained, tmp_path):
+    state = torch.load(trained, weights_only=True)
+    assert state.pop("origin")["video"]["frames"] == 9
+    torch.save(state, tmp_path / "older.ckpt")
+    assert CouplingStage.load_from_checkpoint(tmp_path / "older.ckpt").network.origin is None
+    trainer(tmp_path).validate(stage(), datamodule=given(**LONGER), ckpt_path=tmp_path / "older.ckpt")
+    data = given(replace(SHAPES, tokens=(14, 8)), **LONGER)
+    with pytest.raises(TransporterError, match=r"^tokens: .* made for \(10, 8\), not \(14, 8\)"):
+        trainer(tmp_path).fit(CouplingStage(data.shapes), datamodule=data, ckpt_path=tmp_path / "older.ckpt")
+
+
+def test_a_loaded_checkpoint_knows_its_backbones(trained):
+    made = replace(ORIGIN, generator_weights="w1", vlm_weights="w2")
+    assert CouplingStage.load_from_checkpoint(trained, weights_only=True).network.origin == made
+
+
+def test_another_stages_checkpoint_is_refused(tmp_path):
+    torch.save(
+        {"state_dict": {}, "hyper_parameters": {"steps": 3}, "pytorch-lightning_version": "2.6"}, tmp_path / "x.ckpt"
+    )
+    with pytest.raises(TransporterError, match=r"^ckpt_path: no checkpoint of a coupling training"):
+        trainer(tmp_path).validate(stage(), datamodule=RandomEncodings(), ckpt_path=tmp_path / "x.ckpt")
+
+
+def test_the_command_line_says_which_setting_of_the_cache_differs(cache, tmp_path, capsys):
+    assert main(["fit", *packaged(cache, tmp_path)]) == 0
+    other = write_cache(tmp_path / "longer", VideoSpec(13, 64, 64, 8.0))
+    resumed = [f"--ckpt_path={checkpoint(tmp_path)}", "--trainer.max_steps=4"]
+    for command in ("fit", "validate", "test"):
+        assert main([command, *packaged(other, tmp_path), *resumed[: 2 if command == "fit" else 1]]) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith("error: video.frames: the coupling network was made for 9, not 13; use what")
+    assert main(["fit", *packaged(cache, tmp_path), *resumed]) == 0
 
 
 def test_schedule():

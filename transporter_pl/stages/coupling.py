@@ -5,23 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L  # noqa: N812
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
+from transporter_pl.coupling.bridge import check_fit, check_same
 from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
 from transporter_pl.coupling.losses import LossWeights, coupling_loss
 from transporter_pl.coupling.network import CouplingNetwork
+from transporter_pl.coupling.storage import origin_from
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Encoded, Origin, Shapes
+from transporter_pl.stages.guard import LossGuard
 from transporter_pl.stages.hyperparameters import built, export_folder
 
-T = TypeVar("T")
+BAR = {"first": "L1", "second": "L2", "transport": "L3", "total": "loss"}  # names that leave room for the progress bar
 
 
 @runtime_checkable
@@ -44,7 +47,7 @@ class CouplingStage(L.LightningModule):
     """Trains Φ by L1 + L2 + L3 (TRANSPORTER: AdamW, lr 1e-3, 100k steps of 8 batches of 8).
 
     Holds no backbone, so a checkpoint is Φ alone. At the end of ``fit`` it writes Φ as a folder for
-    ``CouplingNetwork.from_pretrained``.
+    ``CouplingNetwork.from_pretrained``. A loss that is not finite or diverges stops it: see ``LossGuard``.
 
     Args:
         shapes: Shapes of one clip's encodings; the command line takes them from the data.
@@ -73,20 +76,54 @@ class CouplingStage(L.LightningModule):
         # checkpoints load with weights_only=True, which knows no dataclass of ours
         self.hparams.update(shapes=asdict(shapes), network=asdict(network), weights=asdict(self.weights))
         self.network = CouplingNetwork(CouplingConfig.of(shapes, network))
+        self._given: tuple[Origin, Shapes] | None = None  # what the data is
 
-    def on_fit_start(self) -> None:
-        """Take the statistics of the tokens, and the backbones' names, from the data.
+    # -- what it is trained for ---------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """See that the data is what Φ was made for, and that Φ's folder can be written.
 
         Raises:
-            TransporterError: If the data module does not give them, or the export folder can't be one.
+            TransporterError: If a setting differs (names it), the data module does not tell, or the export folder can't
+                be one.
         """
-        export_folder(self, "coupling")
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not isinstance(data, EncodedData):
+        if isinstance(data, EncodedData):
+            self._given = data.origin, data.shapes
+            check_fit(self.network, *self._given)
+        elif stage == TrainerFn.FITTING:
             msg = f"data: {type(data).__name__} gives no shapes, origin and token_statistics(); use a latent cache"
             raise TransporterError(msg)
+        if stage == TrainerFn.FITTING:
+            export_folder(self, "coupling")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say which backbones Φ is for, as plain data."""
+        checkpoint["origin"] = None if self.network.origin is None else asdict(self.network.origin)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """See that the checkpoint's Φ is for the data, before its weights are loaded; older ones tell shapes alone.
+
+        Raises:
+            TransporterError: If a setting differs (names it), or it is another stage's checkpoint.
+        """
+        made_for = checkpoint.get("hyper_parameters", {}).get("shapes")
+        if made_for is None:
+            msg = "ckpt_path: no checkpoint of a coupling training; give one that fit wrote for a CouplingStage"
+            raise TransporterError(msg)
+        self.network.origin = origin_from(checkpoint.get("origin"))
+        if self._given is not None:
+            check_same(self.network.origin, built(Shapes, made_for), *self._given)
+
+    def on_fit_start(self) -> None:
+        """Take the statistics of the tokens, and the backbones' names, from the data."""
+        data: EncodedData = self.trainer.datamodule  # type: ignore[attr-defined]
         self.network.set_statistics(*(x.to(self.device) for x in data.token_statistics()))
         self.network.origin = data.origin
+        # decode-and-re-encode learns nothing: Φ's folder is written at once
+        self.trainer.should_stop = not self._trained()
+
+    # -- what is measured ---------------------------------------------------------------------------------------------
 
     def on_validation_start(self) -> None:
         """Refuse to measure a Φ that was never trained.
@@ -116,12 +153,22 @@ class CouplingStage(L.LightningModule):
         total, logged = measured_loss(self.network, batch, self.weights)
         named = {f"{stage}/{name}": value for name, value in logged.items()}
         self.log_dict(named, batch_size=len(batch.ids), sync_dist=stage != "train")
-        self.log(f"{stage}_loss", total, prog_bar=True, logger=False, batch_size=len(batch.ids))
+        short = {BAR[name]: logged[name] for name in BAR if name in logged} if stage == "train" else {stage: total}
+        self.log_dict(short, prog_bar=True, logger=False, batch_size=len(batch.ids))
         return total
+
+    # -- what is learned ----------------------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """What stops a training that has gone wrong."""
+        return [LossGuard()]
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [p for p in self.network.parameters() if p.requires_grad]
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW with linear warm-up and cosine decay over the trainer's steps."""
-        trained = [p for p in self.network.parameters() if p.requires_grad]
+        trained = self._trained()
         groups = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": self.hparams["weight_decay"]},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
@@ -144,9 +191,8 @@ def measured_loss(network: CouplingNetwork, batch: Encoded, weights: LossWeights
     tokens = network.standardise(batch.tokens)
     loss = coupling_loss(coupled, tokens, weights, network.config.gram)
     with torch.no_grad():
-        logged = {**vars(loss), "cosine": cosine_similarity(coupled.tokens.float(), tokens.float(), dim=-1).mean()}
-        if coupled.plan is not None:
-            logged["plan_peak"] = coupled.plan.amax(1).mean()  # 1 where every token takes one source, 1/N at worst
+        logged = {name: value for name, value in vars(loss).items() if value is not None}
+        logged["cosine"] = cosine_similarity(coupled.tokens.float(), tokens.float(), dim=-1).mean()
     return loss.total, logged
 
 
