@@ -195,7 +195,7 @@ def floor(problem: Problem, name: str, costs: tuple[float, float]) -> float:
     passes = {"dense": 1, "streamed": 2, "triton": 4, "POT, 1 iteration": 3, "geomloss": 20}
     if name in passes:
         return problem.pairs * passes[name] * exponential + 3 * problem.products * multiply_add
-    a, b, source = problem.inputs("cpu")
+    a, b, _ = problem.inputs("cpu")
     with torch.no_grad():
         nodes = max(linear.grid_of(*clip, linear.SPARE * linear.TOLERANCE).count for clip in zip(a, b, strict=True))
     entries = problem.batch * problem.projections * nodes * problem.tokens
