@@ -14,3 +14,15 @@ def did_you_mean(name: str, known: Sequence[str], cutoff: float = 0.6) -> str:
     """The nearest of the known names as a sentence after a space, or nothing where none is near."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def check_counts(**counts: float | None) -> None:
+    """Refuse what should be at least 1, such as denoising steps and the guidance scale; ``None`` is left open.
+
+    Raises:
+        TransporterError: Naming the first that is too small.
+    """
+    for name, value in counts.items():
+        if value is not None and not value >= 1:
+            msg = f"{name}: {value} is too small; give at least 1"
+            raise TransporterError(msg)

@@ -18,12 +18,11 @@ from transporter_pl.datamodules.cache import CacheDataModule, LatentCache
 from transporter_pl.datamodules.shapemotion.ablation_runs import Outcome, Run, finished, perform
 from transporter_pl.datamodules.shapemotion.ablation_table import ablation_table, write_tables
 from transporter_pl.datamodules.shapemotion.heldout import Bench, generated_clips, rendered_clips
-from transporter_pl.errors import TransporterError
-from transporter_pl.explain.sampler import check_counts
+from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.files import check_folder
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.origin import checkpoint_name, origin_of
-from transporter_pl.samples import Origin, Shapes, VideoSpec
+from transporter_pl.samples import Shapes, VideoSpec
 from transporter_pl.transport import new_transport
 
 NAME = re.compile(r"[A-Za-z0-9][\w-]*")  # of a variant: it becomes a folder's
@@ -92,7 +91,7 @@ def ablate(
     _check_rate(lr, warmup)
     check_folder("out", out)
     data = CacheDataModule(cache, batch_size)
-    _check_backbones(data.cache, generator, vlm, Origin(generator.path, vlm.path, video))
+    _check_backbones(data.cache, generator, vlm, video)
     networks = _networks(network, variants, data.shapes)
     shared = Run(network, 0, steps, batch_size, lr, warmup, clips, generated, denoising_steps, data.cache.key)
     runs = [(name, replace(shared, network=networks[name], seed=k)) for k in range(seeds) for name in networks]
@@ -158,23 +157,27 @@ def _networks(shared: CouplingOptions, variants: Mapping[str, Variant], shapes: 
     return networks
 
 
-def _check_backbones(cache: LatentCache, generator: BackboneSpec, vlm: BackboneSpec, given: Origin) -> None:
-    """Refuse backbones that the cache was not made with; weights are compared where both know theirs.
+def _check_backbones(cache: LatentCache, generator: BackboneSpec, vlm: BackboneSpec, video: VideoSpec) -> None:
+    """Refuse backbones that the cache was not made with, by what is known before they are loaded."""
+    key = cache.key
+    rows = {
+        "generator": (checkpoint_name(key.generator.path), checkpoint_name(generator.path)),
+        "vlm": (checkpoint_name(key.vlm.path), checkpoint_name(vlm.path)),
+        "generator.dtype": (key.generator.dtype, generator.dtype),
+        "vlm.dtype": (key.vlm.dtype, vlm.dtype),
+        "video": (str(key.video), str(video)),
+    }
+    _refuse_others(cache, rows)
+
+
+def _refuse_others(cache: LatentCache, rows: Mapping[str, tuple[str, str]]) -> None:
+    """Compare what the cache was made with, where it says so, with what is given.
 
     Raises:
-        TransporterError: If one of them, its type, its weights or the geometry differs (names both).
+        TransporterError: If one differs (names both).
     """
-    key = cache.key
-    for name, was, now in (
-        ("generator", checkpoint_name(key.generator.path), checkpoint_name(generator.path)),
-        ("vlm", checkpoint_name(key.vlm.path), checkpoint_name(vlm.path)),
-        ("generator.dtype", key.generator.dtype, generator.dtype),
-        ("vlm.dtype", key.vlm.dtype, vlm.dtype),
-        ("video", str(key.video), str(given.video)),
-        ("generator's weights", key.generator_weights, given.generator_weights),
-        ("vlm's weights", key.vlm_weights, given.vlm_weights),
-    ):
-        if was and now and was != now:
+    for name, (was, now) in rows.items():
+        if was and was != now:
             msg = f"{name}: {now!r}, but the cache in {str(cache.folder)!r} was made with {was!r}; give that, or make "
             msg += "a cache with yours by `transporter encode`"
             raise TransporterError(msg)
@@ -185,6 +188,11 @@ def _bench(
 ) -> Bench:
     """The backbones, and what they make of held-out clips."""
     xi, omega = load_pair(generator, vlm, video, device=device)
-    _check_backbones(cache, generator, vlm, origin_of(xi, omega))
+    key, found = cache.key, origin_of(xi, omega)
+    rows = {
+        "generator's weights": (key.generator_weights, found.generator_weights),
+        "vlm's weights": (key.vlm_weights, found.vlm_weights),
+    }
+    _refuse_others(cache, rows)
     real = rendered_clips(xi, omega, run.clips)
     return Bench(omega, real, generated_clips(xi, omega, run.generated, run.denoising_steps))

@@ -28,8 +28,8 @@ from transporter_pl.datamodules.shapemotion.measure import (
 )
 from transporter_pl.datamodules.shapemotion.sheets import draw_sheets
 from transporter_pl.datamodules.shapemotion.world import FACTORS
+from transporter_pl.errors import check_counts
 from transporter_pl.explain.explainer import check_vectors
-from transporter_pl.explain.sampler import check_counts
 from transporter_pl.files import replace_file
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.origin import origin_of

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from transporter_pl.transport import solvers
 from transporter_pl.transport.solvers import dense, linear, streamed
-from transporter_pl.transport.solvers.chebyshev import grid_of
+from transporter_pl.transport.solvers.chebyshev import centred, grid_of
 
 SOLVERS = {"dense": dense.transported, "streamed": streamed.transported, "linear": linear.transported}
 TOKENS = 60
@@ -122,7 +122,8 @@ def test_targets_that_no_node_serves_are_solved_exactly(monkeypatch):
     a, b, source = projections(batch=1, dtype=torch.float32)
     with torch.no_grad():
         b[0, 1, :2] = torch.tensor([14.0, -17.0])
-        bound = linear.error_bound(a[0], b[0], grid_of(a[0], b[0], linear.SPARE * 1e-3))
+        near = centred(a[0], b[0])
+        bound = linear.error_bound(*near, grid_of(*near, linear.SPARE * 1e-3))
     assert (bound > 1e-3).tolist() == [True, True] + [False] * (TOKENS - 2)
     solved = []
     monkeypatch.setattr(
@@ -174,6 +175,19 @@ def test_auto_chooses_and_says_so(caplog, monkeypatch):
     long = {"batch": 1, "count": 8, "sources": 2048, "targets": 2048, "width": 2}
     assert chosen(caplog, **long) == "linear"
     assert chosen(caplog, **long, spread=1000.0) == "streamed"
+
+
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(
+    ("where", "bad"), [(0, torch.nan), (1, torch.nan), (1, torch.inf), (2, torch.nan), (2, torch.inf)]
+)
+def test_what_is_not_finite_comes_out(where, bad):
+    """A loss says so then, and whoever watches it: nothing here knows which clip it was."""
+    inputs = projections(dtype=torch.float32, sources=1100, targets=1100, batch=1)
+    with torch.no_grad():
+        inputs[where][0, 0, 0] = bad
+    for name in ("auto", "linear"):
+        assert not solvers.solve(name, *inputs, 1e-3).isfinite().all()
 
 
 @pytest.mark.usefixtures("plain")

@@ -12,9 +12,8 @@ from rich.progress import track
 
 from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.concepts.pairs import Pair
-from transporter_pl.errors import TransporterError
+from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.explain.explainer import SWEEP, Explainer
-from transporter_pl.explain.sampler import check_counts
 from transporter_pl.files import check_folder
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.report.folder import write_report

@@ -11,8 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from transporter_pl.coupling.config import CouplingOptions
-from transporter_pl.errors import TransporterError
-from transporter_pl.explain.sampler import check_counts
+from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.files import check_folder, replace_file
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.planning.gpus import GIB, GPU, find_gpu

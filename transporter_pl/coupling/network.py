@@ -13,6 +13,7 @@ from transporter_pl.coupling.config import CouplingConfig
 from transporter_pl.coupling.mixer import CouplingMixer
 from transporter_pl.coupling.transformer import CouplingTransformer
 from transporter_pl.errors import TransporterError
+from transporter_pl.precision import full_precision
 from transporter_pl.samples import Coupled, Origin
 from transporter_pl.transport import new_transport
 
@@ -81,9 +82,24 @@ class CouplingNetwork(nn.Module):
         exact = None if reencoded is None else self.standardise(reencoded.to(self.token_mean))
         first = None if self.mixer is None else self.mixer(latents, condition)
         second = None if self.transformer is None else self.transformer(latents, condition, exact)
-        made = {"first": first, "second": second, "reencoded": exact}
-        tokens = self.transport(*(made[name] for name in self.transport.reads))
-        return Coupled(tokens=tokens, first=first, second=second)
+        return Coupled(tokens=self.transport(*self._read(first, second, exact)), first=first, second=second)
+
+    @torch.no_grad()
+    def plan(self, coupled: Coupled, reencoded: Tensor | None = None) -> Tensor | None:
+        """T̃ (B, N_i, N_j) to look at, ``None`` where the transport has none.
+
+        Args:
+            coupled: What ``standardised`` returned.
+            reencoded: z_Ξ→Ω as it went in there.
+        """
+        exact = None if reencoded is None else self.standardise(reencoded.to(self.token_mean))
+        with full_precision(*self._read(coupled.first, coupled.second, exact)) as read:
+            return self.transport.plan(*read)
+
+    def _read(self, first: Tensor | None, second: Tensor | None, reencoded: Tensor | None) -> list[Tensor]:
+        """What the transport reads, in its order."""
+        made = {"first": first, "second": second, "reencoded": reencoded}
+        return [tokens for name in self.transport.reads if (tokens := made[name]) is not None]
 
     def forward(self, latents: Tensor, condition: Tensor, reencoded: Tensor | None = None) -> Coupled:
         """Couple latents to the VLM's token space.

@@ -15,9 +15,9 @@ from transporter_pl.concepts.divergences import divergences
 from transporter_pl.concepts.pairs import Contrast, Pair
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
-from transporter_pl.errors import TransporterError
+from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.explain.modulation import Modulation, check_frames, modulate
-from transporter_pl.explain.sampler import Watch, check_counts, draw_noise, sample
+from transporter_pl.explain.sampler import Watch, draw_noise, sample
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.samples import VideoSpec
 

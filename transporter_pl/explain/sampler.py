@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from transporter_pl.adapters import GeneratorAdapter
-from transporter_pl.errors import TransporterError
+from transporter_pl.errors import check_counts
 from transporter_pl.explain.modulation import Layers, Modulation, check_frames
 
 Step = tuple[float, Tensor]  # t and z_t
@@ -73,18 +73,6 @@ def denoise(
             velocity = fields[-1] + scale * (velocity - fields[-1])
         latents = schedule.step(velocity, index, latents)
     yield 0.0, latents
-
-
-def check_counts(**counts: float | None) -> None:
-    """Refuse what should be at least 1, such as denoising steps and the guidance scale; ``None`` is left open.
-
-    Raises:
-        TransporterError: Naming the first that is too small.
-    """
-    for name, value in counts.items():
-        if value is not None and not value >= 1:
-            msg = f"{name}: {value} is too small; give at least 1"
-            raise TransporterError(msg)
 
 
 def velocities(

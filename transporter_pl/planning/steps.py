@@ -21,8 +21,9 @@ from transporter_pl.coupling.config import CouplingConfig
 from transporter_pl.coupling.losses import LossWeights
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.encoding import encode
+from transporter_pl.errors import check_counts
 from transporter_pl.explain.modulation import Layers
-from transporter_pl.explain.sampler import check_counts, draw_noise, velocities
+from transporter_pl.explain.sampler import draw_noise, velocities
 from transporter_pl.samples import Clips, Encoded, Origin
 from transporter_pl.stages.coupling import measured_loss
 

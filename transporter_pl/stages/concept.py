@@ -23,8 +23,7 @@ from transporter_pl.concepts.teacher import Teacher
 from transporter_pl.concepts.trajectories import mean_over_groups, settings_in, settings_of
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
-from transporter_pl.errors import TransporterError
-from transporter_pl.explain.sampler import check_counts
+from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.origin import checkpoint_name
 from transporter_pl.samples import Encoded, Origin, VideoSpec

@@ -186,8 +186,7 @@ class CouplingStage(L.LightningModule):
 
 def measured_loss(network: CouplingNetwork, batch: Encoded, weights: LossWeights) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of Φ on a batch, and everything about it that is logged, by name."""
-    reencoded = batch.reencoded if network.needs_reencoded else None
-    coupled = network.standardised(batch.latents, batch.condition, reencoded)
+    coupled = network.standardised(batch.latents, batch.condition, batch.reencoded)
     tokens = network.standardise(batch.tokens)
     loss = coupling_loss(coupled, tokens, weights, network.config.gram)
     with torch.no_grad():

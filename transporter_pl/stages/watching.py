@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from transporter_pl.adapters import VLMAdapter
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.coupling.relations import gram
-from transporter_pl.errors import TransporterError
-from transporter_pl.explain.sampler import check_counts
+from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.loading import BackboneSpec, load_vlm
 from transporter_pl.origin import weights_fingerprint
-from transporter_pl.precision import full_precision
 from transporter_pl.report.relations import Relations, relations_figure
-from transporter_pl.samples import Coupled, Encoded
+from transporter_pl.samples import Encoded
 from transporter_pl.stages.coupling import CouplingStage
 
 
@@ -96,7 +94,8 @@ class WatchRelations(_Watch):
         super().__init__(every_n_steps, clips)
 
     def _show(self, network: CouplingNetwork, step: int) -> None:
-        coupled, plan = coupled_and_plan(network, self._batch)
+        coupled = network.standardised(self._batch.latents, self._batch.condition, self._batch.reencoded)
+        plan = network.plan(coupled, self._batch.reencoded)
         kinds = {"z_\\Omega": network.standardise(self._batch.tokens), "\\hat z_2": coupled.second}
         kinds["\\tilde z"] = coupled.tokens
         grams = {f"$H({name})$": gram(z, network.config.gram) for name, z in kinds.items() if z is not None}
@@ -141,8 +140,7 @@ class WatchCaptions(_Watch):
 
     def _show(self, network: CouplingNetwork, step: int) -> None:
         batch = self._batch
-        reencoded = batch.reencoded if network.needs_reencoded else None
-        said = self._said(network(batch.latents, batch.condition, reencoded).tokens)
+        said = self._said(network(batch.latents, batch.condition, batch.reencoded).tokens)
         rows = [("clip", "caption", "VLM", "VLM through Φ"), ("---",) * 4]
         rows += zip(batch.ids, batch.captions, self._of_clips, said, strict=True)
         table = "\n".join(f"| {' | '.join(map(in_a_cell, row))} |" for row in rows)
@@ -167,15 +165,6 @@ def _rows(batches: Iterable[Encoded]) -> Iterator[dict[str, Any]]:
     for batch in batches:
         for row in range(len(batch.ids)):
             yield {field.name: getattr(batch, field.name)[row] for field in fields(Encoded)}
-
-
-def coupled_and_plan(network: CouplingNetwork, batch: Encoded) -> tuple[Coupled, Tensor | None]:
-    """ẑ1, ẑ2 and z̃, standardised, and T̃ (B, N_i, N_j), ``None`` where the transport has none."""
-    coupled = network.standardised(batch.latents, batch.condition, batch.reencoded)
-    made = {"first": coupled.first, "second": coupled.second, "reencoded": network.standardise(batch.reencoded)}
-    read = [tokens for name in network.transport.reads if (tokens := made[name]) is not None]
-    with full_precision(*read) as exact:
-        return coupled, network.transport.plan(*exact)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import index
 
 import ot
 from torch import Tensor
@@ -36,7 +37,7 @@ class SinkhornTransport(PlanTransport):
         if not 0 < regularisation < math.inf:
             msg = f"regularisation: ς = {regularisation} is not positive and finite; 0.1 is the default"
             raise TransporterError(msg)
-        if iterations < 1:
+        if index(iterations) < 1:
             msg = f"iterations: {iterations}; use at least 1, 100 is the default"
             raise TransporterError(msg)
         self.regularisation, self.iterations = regularisation, iterations
@@ -48,4 +49,5 @@ class SinkhornTransport(PlanTransport):
         solved = ot.solve_batch(
             costs, self.regularisation, method="log_sinkhorn", max_iter=self.iterations, tol=0.0, grad="autodiff"
         )
-        return solved.plan * second.shape[1]  # type: ignore[no-any-return]
+        plan: Tensor = solved.plan
+        return plan * second.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import index
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from transporter_pl.errors import TransporterError
 from transporter_pl.precision import full_precision
 from transporter_pl.transport.base import PlanTransport
 from transporter_pl.transport.solvers import Solver, check_solver, dense, solve, streamed
+from transporter_pl.transport.solvers.linear import TOLERANCE
 
 
 class ZetaTransport(PlanTransport):
@@ -48,7 +50,7 @@ class ZetaTransport(PlanTransport):
         learn_regularisation: bool = True,
         iterations: int = 0,
         solver: Solver = "auto",
-        tolerance: float = 1e-3,
+        tolerance: float = TOLERANCE,
     ) -> None:
         super().__init__(width)
         _check(projections, regularisation, iterations, tolerance)
@@ -91,12 +93,12 @@ def _check(projections: int, regularisation: float, iterations: int, tolerance: 
     if not (math.isfinite(regularisation) and regularisation > 0):
         msg = f"regularisation: ς = {regularisation} is not positive and finite; 0.1 is the default"
         raise TransporterError(msg)
-    if projections < 1:
+    if index(projections) < 1:
         msg = f"projections: P = {projections}; use at least 1, the paper's is 100"
         raise TransporterError(msg)
-    if iterations < 0:
+    if index(iterations) < 0:
         msg = f"iterations: {iterations} is negative; use 0 for the closed form"
         raise TransporterError(msg)
     if not 0 < tolerance < math.inf:
-        msg = f"tolerance: {tolerance} is not positive and finite; 1e-3 is the default"
+        msg = f"tolerance: {tolerance} is not positive and finite; {TOLERANCE} is the default"
         raise TransporterError(msg)

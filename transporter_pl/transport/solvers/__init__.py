@@ -16,6 +16,7 @@ from transporter_pl.transport.solvers import dense, linear, streamed
 Solver = Literal["auto", "dense", "streamed", "triton", "linear"]
 SMALL = 2**22  # entries B·P·N² up to which autograd is as fast as anything
 LONG = 1024  # tokens from which interpolation is worth a look at the data
+HAS_TRITON = find_spec("triton") is not None
 log = logging.getLogger(__name__)
 
 
@@ -27,7 +28,7 @@ def check_solver(name: str, iterations: int) -> None:
     """
     known = get_args(Solver)
     if name not in known:
-        msg = f"solver: unknown name {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}"
+        msg = f"solver: unknown name {name!r}.{did_you_mean(str(name), known)} Known: {', '.join(known)}"
         raise TransporterError(msg)
     if iterations and name in ("triton", "linear"):
         msg = f"solver: {name!r} knows the closed form alone, iterations: 0; use auto, dense or streamed"
@@ -67,7 +68,7 @@ def solve(name: Solver, a: Tensor, b: Tensor, source: Tensor, tolerance: float) 
 def _chosen(a: Tensor, b: Tensor, source: Tensor, tolerance: float) -> Solver:
     if a.numel() * b.shape[2] <= SMALL:
         return "dense"
-    if a.is_cuda and a.dtype == torch.float32 and find_spec("triton") and not _without_data(a):
+    if a.is_cuda and a.dtype == torch.float32 and HAS_TRITON:
         return "triton"
     if min(a.shape[2], b.shape[2]) >= LONG and not _without_data(b) and linear.pays(a, b, source, tolerance):
         return "linear"

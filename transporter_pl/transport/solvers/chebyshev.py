@@ -18,22 +18,21 @@ from torch import Tensor
 ELLIPSES = [1 + 2 ** (x / 8) for x in range(-40, 32)]  # ρ of the Bernstein ellipses that are tried
 MARGIN = 1.01  # how much wider than the data an interval is: at its very ends, arccos has no derivative
 LEVELLED = 0.75  # share of a normal distribution's fall that κ takes away
+WIDEST = 1e4  # half an interval, in √ς; more nodes than that asks for never pay
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Chebyshev nodes y_k for every ζ of one clip.
+    """Chebyshev nodes y_k = half cos θ_k of every ζ of one clip, for targets round 0.
 
     Attributes:
-        centre: Middle of each interval, (P, 1).
-        half: Half its length, (P, 1).
+        half: Half of each interval's length, (P, 1).
         middle: μ, (P, 1).
         bend: κ < 1, (P, 1).
         count: r, the number of nodes.
         error: ε, bound of the error for a source at μ, rounding included.
     """
 
-    centre: Tensor
     half: Tensor
     middle: Tensor
     bend: Tensor
@@ -42,27 +41,32 @@ class Grid:
 
     def __getitem__(self, some: slice) -> Grid:
         """The same of some ζ."""
-        tensors = ("centre", "half", "middle", "bend")
-        return replace(self, **{name: getattr(self, name)[some] for name in tensors})
+        return replace(self, **{name: getattr(self, name)[some] for name in ("half", "middle", "bend")})
 
     @property
     def angles(self) -> Tensor:
-        """θ_k of the nodes cos θ_k of [−1, 1], (r,)."""
-        return (torch.arange(self.count, device=self.half.device, dtype=self.half.dtype) + 0.5) * (math.pi / self.count)
+        """θ_k, (r,)."""
+        return (self.orders + 0.5) * (math.pi / self.count)
+
+    @property
+    def orders(self) -> Tensor:
+        """M = 0, …, r − 1."""
+        return torch.arange(self.count, device=self.half.device, dtype=self.half.dtype)
+
+    @property
+    def transform(self) -> Tensor:
+        """From values f(y_k) to coefficients of f = Σ_m c_m cos(m θ): c_m = (2 − [m = 0])/r Σ_k cos(m θ_k) f(y_k)."""
+        return (2 - (self.orders == 0).to(self.half)[:, None]) / self.count * (self.orders[:, None] * self.angles).cos()
 
     def kernel(self, a: Tensor) -> Tensor:
         """exp(−(a_i − y_k)² + κ (y_k − μ)²) of sources a (P, N), (P, r, N)."""
-        nodes = self.centre + self.half * self.angles.cos()  # (P, r)
+        nodes = self.half * self.angles.cos()  # (P, r)
         level = self.bend * (nodes - self.middle).square()
         return (level[:, :, None] - (a[:, None, :] - nodes[:, :, None]).square()).exp()
 
-    def cardinals(self, b: Tensor) -> Tensor:
-        """ℓ_k(b_j) = (1/r) (1 + 2 Σ_{m=1}^{r−1} cos(m θ_k) cos(m arccos b_j)) of targets b (P, N), (P, r, N)."""
-        orders = torch.arange(self.count, device=b.device, dtype=b.dtype)
-        turned = ((b - self.centre) / self.half).arccos()
-        waves = (orders[:, None] * turned[:, None, :]).cos()  # (P, r, N)
-        weights = (2 - (orders == 0).to(b.dtype)) / self.count
-        return (self.angles[:, None] * orders).cos() * weights @ waves
+    def waves(self, b: Tensor) -> Tensor:
+        """cos(m θ_j) with half cos θ_j = b_j, of targets b (P, N), (P, r, N)."""
+        return (self.orders[:, None] * (b / self.half).arccos()[:, None, :]).cos()
 
     def errors(self, a: Tensor) -> Tensor:
         """ε Σ_i exp(κ/(1 − κ) (a_i − μ)²), by which the interpolated sum over sources a (P, N) may be wrong, (P, 1)."""
@@ -70,14 +74,20 @@ class Grid:
         return self.error * (rise * (a - self.middle).square()).exp().sum(-1, keepdim=True)
 
 
+def centred(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Sources and targets (…, N) less the middle of the targets' range: far from 0, nodes would be rounded too much."""
+    with torch.no_grad():
+        low, high = b.aminmax(dim=-1, keepdim=True)
+    return a - (low + high) / 2, b - (low + high) / 2
+
+
 def grid_of(a: Tensor, b: Tensor, error: float) -> Grid:
-    """The smallest grid round targets b (P, N_j), for sources a (P, N_i), whose ε is ``error`` and the rounding."""
-    low, high = b.aminmax(dim=-1, keepdim=True)
-    half = MARGIN * ((high - low) / 2).clamp(min=1e-3)
+    """The smallest grid for centred sources a (P, N_i) and targets b (P, N_j) whose ε is ``error`` and the rounding."""
+    half = MARGIN * b.abs().amax(-1, keepdim=True).clamp(min=1e-3)
     bend = LEVELLED / (2 * a.var(-1, keepdim=True, correction=0) + 1)
     count = nodes_needed((half * (1 - bend).sqrt()).max().item(), error)
     rounding = 4 * torch.finfo(b.dtype).eps
-    return Grid((low + high) / 2, half, a.mean(-1, keepdim=True), bend, count, error + rounding)
+    return Grid(half, a.mean(-1, keepdim=True), bend, count, error + rounding)
 
 
 def interpolation_error(half: float, count: int) -> float:
@@ -98,8 +108,11 @@ def interpolation_error(half: float, count: int) -> float:
 
 
 def nodes_needed(half: float, error: float) -> int:
-    """The smallest r, or nearly, whose ``interpolation_error`` is no larger than ``error``."""
-    return _nodes_needed(math.ceil(8 * half), error)
+    """The smallest r, or nearly, whose ``interpolation_error`` is no larger than ``error``.
+
+    Above ``WIDEST``, and where half is not a number, as sources or targets aren't, it is more than ever pays.
+    """
+    return _nodes_needed(math.ceil(8 * half), error) if half <= WIDEST else 2**40
 
 
 @lru_cache(maxsize=1024)
