@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
@@ -26,6 +27,7 @@ from transporter_pl.loading import BackboneSpec, load_generator, load_pair, load
 from transporter_pl.samples import Encoded, VideoSpec
 from transporter_pl.testing import check_generator, check_transport, check_vlm
 from transporter_pl.transport import PlanTransport, Transport, new_transport, transports
+from transporter_pl.transport.solvers import Solver
 
 PAGES = Path(__file__).parents[1] / "docs" / "extending"
 VLM, GENERATOR, TRANSPORT = PAGES / "add-a-vlm.md", PAGES / "add-a-generator.md", PAGES / "transport.md"
@@ -310,6 +312,8 @@ def test_the_pages_name_every_method_of_the_port(page, port):
     assert missing == []
 
 
-def test_the_page_has_a_row_for_every_transport():
-    rows = re.findall(r"^\| `(\w+)` \|", TRANSPORT.read_text(encoding="utf-8").split("## Ours")[1], re.MULTILINE)
-    assert sorted(rows) == transports.names()
+def test_the_page_has_a_row_for_every_transport_and_solver():
+    transported, solved = TRANSPORT.read_text(encoding="utf-8").split("## Ours")[1].split("## ζ-OT's solvers")
+    rows = [re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) for text in (transported, solved)]
+    assert sorted(rows[0]) == transports.names()
+    assert {*rows[1], "auto"} == set(get_args(Solver))

@@ -84,7 +84,7 @@ def ablate(
 
     Raises:
         TransporterError: Before anything is trained, if a number or a variant is wrong, the cache is of other
-            backbones, or ``out`` can't be written or holds runs of other settings.
+            backbones, or ``out`` can't be written or holds runs of other settings; after all others, if a run failed.
     """
     check_counts(seeds=seeds, steps=steps, batch_size=batch_size)
     check_counts(clips=clips, generated=generated, denoising_steps=denoising_steps)
@@ -96,28 +96,35 @@ def ablate(
     shared = Run(network, 0, steps, batch_size, lr, warmup, clips, generated, denoising_steps, data.cache.key)
     runs = [(name, replace(shared, network=networks[name], seed=k)) for k in range(seeds) for name in networks]
     bench = functools.cache(partial(_bench, generator, vlm, video, data.cache, shared, device))
-    outcomes = _perform_all(runs, out, cache, bench)
+    outcomes, failed = _perform_all(runs, out, cache, bench)
     Console().print(f"written to {out}", highlight=False)
+    if failed:
+        msg = f"variants: {'; '.join(failed)}. The others are done; the same call tries these again"
+        raise TransporterError(msg)
     return outcomes
 
 
 def _perform_all(
     runs: list[tuple[str, Run]], out: Path, cache: Path, bench: Callable[[], Bench]
-) -> dict[str, list[Outcome]]:
-    """What came of every run; those that are not there yet are done, and every round prints its table."""
+) -> tuple[dict[str, list[Outcome]], list[str]]:
+    """What came of every run, and what is wrong with those that failed; every round prints its table."""
     found = [finished(run, _folder(out, name, run)) for name, run in runs]
     outcomes: dict[str, list[Outcome]] = {name: [] for name, _ in runs}
-    console = Console()
+    console, failed = Console(), list[str]()
     for number, ((name, run), outcome) in enumerate(zip(runs, found, strict=True), 1):
         if outcome is None:
             measuring = bench()  # before the line that says what is done next
             console.print(f"run {number} of {len(runs)}: {name}, seed {run.seed}", highlight=False)
-            outcome = perform(run, _folder(out, name, run), cache, measuring)
-        outcomes[name].append(outcome)
+            try:
+                outcome = perform(run, _folder(out, name, run), cache, measuring)
+            except TransporterError as error:
+                failed.append(f"{name}, seed {run.seed}: {error}")
+                console.print(f"failed: {error}", highlight=False)
+        outcomes[name] += [] if outcome is None else [outcome]
         if number % len(outcomes) == 0:
             console.print(ablation_table(outcomes))
             write_tables(outcomes, out)
-    return outcomes
+    return outcomes, failed
 
 
 def _check_rate(lr: float, warmup: int) -> None:

@@ -73,7 +73,7 @@ def _summary(runs: Sequence[Outcome]) -> dict[str, dict[str, float | None]]:
 
 
 def _title(outcomes: Outcomes) -> str:
-    return TITLE.format(min(map(len, outcomes.values())))
+    return TITLE.format(max(map(len, outcomes.values())))
 
 
 def _rows(outcomes: Outcomes) -> list[list[str]]:

@@ -231,3 +231,16 @@ def test_a_cache_of_other_weights_is_refused_before_anything_is_drawn(settings, 
     (cache / "index.json").write_text(json.dumps(index))
     with pytest.raises(TransporterError, match=r"vlm's weights: .* was made with 'others'; give that"):
         run({**settings, "cache": str(cache), "out": str(tmp_path / "out"), "generated": 10**9})
+
+
+def test_a_run_that_fails_does_not_end_the_others(settings, tmp_path, capsys):
+    """A learning rate at which only those that train go wrong."""
+    with pytest.raises(
+        TransporterError, match=r"variants: mean, seed 0: loss: .*; zeta_4, seed 0: .* tries these again"
+    ):
+        run({**settings, "out": str(tmp_path / "out"), "seeds": 1, "steps": 9, "lr": 1e30})
+    assert (tmp_path / "out" / "reencoded" / "seed0" / "result.json").is_file()
+    assert not (tmp_path / "out" / "mean" / "seed0" / "result.json").exists()
+    table = (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+    assert "| mean | – |" in table
+    assert "run 3 of 3" in capsys.readouterr().out

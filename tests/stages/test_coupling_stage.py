@@ -333,6 +333,38 @@ def test_the_command_line_says_which_setting_of_the_cache_differs(cache, tmp_pat
     assert main(["fit", *packaged(cache, tmp_path), *resumed]) == 0
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"mixer_layers": 1}, "ckpt_path: its Φ has network.mixer_layers 2, not 1; give the options"),
+        ({"transport": "mean", "transport_options": {}}, "network.transport zeta, not mean and network.transport_opt"),
+        (
+            {"transport_options": {"projections": 3}},
+            "network.transport_options {'projections': 4}, not {'projections': 3}",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_network_is_refused(tmp_path, change, says):
+    trainer(tmp_path).fit(stage(), datamodule=RandomEncodings())
+    other = stage(network=CouplingOptions(**{**vars(SMALL), **change}))
+    with pytest.raises(TransporterError, match=says):
+        trainer(tmp_path).fit(other, datamodule=RandomEncodings(), ckpt_path=checkpoint(tmp_path))
+
+
+def test_a_checkpoint_goes_on_with_another_solver(tmp_path):
+    trainer(tmp_path).fit(stage(), datamodule=RandomEncodings())
+    options = {"transport_options": {"projections": 4, "solver": "streamed"}, "checkpointing": True}
+    again = trainer(tmp_path, max_steps=4)
+    other = stage(network=CouplingOptions(**{**vars(SMALL), **options}))
+    again.fit(other, datamodule=RandomEncodings(), ckpt_path=checkpoint(tmp_path))
+    assert again.global_step == 4
+
+
+def test_precisions_that_would_cast_the_data_are_refused(tmp_path):
+    with pytest.raises(TransporterError, match="precision: 'bf16-true' would change what the data hold; use 32-true"):
+        trainer(tmp_path, precision="bf16-true").fit(stage(), datamodule=RandomEncodings())
+
+
 def test_schedule():
     factor = warmup_cosine(100, 10)
     values = [factor(step) for step in range(101)]

@@ -98,20 +98,34 @@ def test_class_path_and_options():
     assert made.first_projections.shape == (3, 4)
 
 
+class Widthless(PlanTransport):
+    def __init__(self, temperature=1.0):
+        super().__init__(4)
+
+    def plan(self, first, second):
+        raise NotImplementedError
+
+
+def test_whole_numbers_are_numbers_too():
+    assert new_transport("sinkhorn", 4, {"regularisation": 1}).regularisation == 1
+
+
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
         ("zeta", {"projection": 3}, r"no option 'projection'; it has: projections, regularisation"),
         ("mean", {"projections": 3}, r"'mean' has no option 'projections'; it has: none"),
-        ("sinkhorn", {"regularisation": "low"}, r"transport_options: 'sinkhorn' can't take {'regularisation': 'low'}"),
-        ("sliced_gw", {"projections": 2.5}, r"transport_options: 'sliced_gw' can't take {'projections': 2.5}"),
-        ("sliced_gw", {"seed": "x"}, r"transport_options: 'sliced_gw' can't take {'seed': 'x'}"),
-        ("sinkhorn", {"iterations": 1.5}, r"transport_options: 'sinkhorn' can't take {'iterations': 1.5}"),
-        ("zeta", {"iterations": 1.5}, r"transport_options: 'zeta' can't take {'iterations': 1.5}"),
-        ("zeta", {"solver": None}, r"solver: unknown name None. Known: auto, dense"),
+        ("sinkhorn", {"regularisation": "low"}, r"_options.regularisation: 'low' is of the wrong .* type float"),
+        ("sinkhorn", {"iterations": 1.5}, r"transport_options.iterations: 1.5 is of the wrong type; .* type int"),
+        ("sliced_gw", {"seed": "x"}, r"transport_options.seed: 'x'"),
+        ("zeta", {"projections": True}, r"transport_options.projections: True"),
+        ("zeta", {"learn_regularisation": 1}, r"transport_options.learn_regularisation: 1 .* type bool"),
+        ("zeta", {"solver": None}, r"transport_options.solver: None"),
+        ("zeta", {"solver": "lineer"}, r"solver: unknown name 'lineer'. Did you mean 'linear'"),
         ("zetta", {}, "Did you mean 'zeta'"),
         ("transporter_pl.transport.mean", {}, "'transporter_pl.transport.mean' is no Transport; give a registered"),
         ("torch.nn.Identity", {}, "transport: 'torch.nn.Identity' is no Transport"),
+        (f"{__name__}.Widthless", {}, "transport: the first argument of Widthless is not `width`"),
     ],
 )
 def test_what_a_user_can_get_wrong(name, options, says):

@@ -182,5 +182,5 @@ def test_refuses_other_types():
 def test_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, MODULE, raising=False)
-    with pytest.raises(TransporterError, match="solver: 'triton' needs the package triton; pip install triton"):
+    with pytest.raises(TransporterError, match=r"solver: 'triton' needs its package; pip install 'transporter-pl"):
         import_module(MODULE)

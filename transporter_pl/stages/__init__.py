@@ -1,1 +1,1 @@
-"""The LightningModules: they step, log and optimise."""
+"""The LightningModules, which step, log and optimise, and the callbacks that watch and guard them."""

@@ -25,6 +25,7 @@ from transporter_pl.stages.guard import LossGuard
 from transporter_pl.stages.hyperparameters import built, export_folder
 
 BAR = {"first": "L1", "second": "L2", "transport": "L3", "total": "loss"}  # names that leave room for the progress bar
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # Lightning's others would cast batches, which are frozen
 
 
 @runtime_checkable
@@ -87,6 +88,9 @@ class CouplingStage(L.LightningModule):
             TransporterError: If a setting differs (names it), the data module does not tell, or the export folder can't
                 be one.
         """
+        if self.trainer.precision not in PRECISIONS:
+            msg = f"precision: {self.trainer.precision!r} would change what the data hold; use {', '.join(PRECISIONS)}"
+            raise TransporterError(msg)
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, EncodedData):
             self._given = data.origin, data.shapes
@@ -114,6 +118,19 @@ class CouplingStage(L.LightningModule):
         self.network.origin = origin_from(checkpoint.get("origin"))
         if self._given is not None:
             check_same(self.network.origin, built(Shapes, made_for), *self._given)
+        self._check_network(checkpoint)
+
+    def _check_network(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse the weights of another network, naming the options that differ."""
+        was, now = checkpoint["hyper_parameters"]["network"], self.hparams["network"]
+        saved, own = (
+            {name: weight.shape for name, weight in state.items() if not name.startswith("network.token_")}
+            for state in (checkpoint["state_dict"], self.state_dict())
+        )
+        if saved != own:
+            others = [f"network.{name} {was.get(name)}, not {now[name]}" for name in now if was.get(name) != now[name]]
+            msg = f"ckpt_path: its Φ has {' and '.join(others)}; give the options that it was made with"
+            raise TransporterError(msg)
 
     def on_fit_start(self) -> None:
         """Take the statistics of the tokens, and the backbones' names, from the data."""

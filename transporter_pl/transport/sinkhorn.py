@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from operator import index
 
 import ot
 from torch import Tensor
@@ -37,7 +36,7 @@ class SinkhornTransport(PlanTransport):
         if not 0 < regularisation < math.inf:
             msg = f"regularisation: ς = {regularisation} is not positive and finite; 0.1 is the default"
             raise TransporterError(msg)
-        if index(iterations) < 1:
+        if iterations < 1:
             msg = f"iterations: {iterations}; use at least 1, 100 is the default"
             raise TransporterError(msg)
         self.regularisation, self.iterations = regularisation, iterations

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from operator import index
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -36,10 +34,10 @@ class SlicedGW(PlanTransport):
 
     def __init__(self, width: int, projections: int = 100, seed: int = 0) -> None:
         super().__init__(width)
-        if index(projections) < 1:
+        if projections < 1:
             msg = f"projections: {projections}; use at least 1, 100 is the default"
             raise TransporterError(msg)
-        draws = torch.randn(projections, width, generator=torch.Generator("cpu").manual_seed(index(seed)), device="cpu")
+        draws = torch.randn(projections, width, generator=torch.Generator("cpu").manual_seed(seed), device="cpu")
         self.register_buffer("directions", normalize(draws, dim=-1))
 
     @torch.no_grad()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from operator import index
 
 import torch
 from torch import Tensor, nn
@@ -93,10 +92,10 @@ def _check(projections: int, regularisation: float, iterations: int, tolerance: 
     if not (math.isfinite(regularisation) and regularisation > 0):
         msg = f"regularisation: ς = {regularisation} is not positive and finite; 0.1 is the default"
         raise TransporterError(msg)
-    if index(projections) < 1:
+    if projections < 1:
         msg = f"projections: P = {projections}; use at least 1, the paper's is 100"
         raise TransporterError(msg)
-    if index(iterations) < 0:
+    if iterations < 0:
         msg = f"iterations: {iterations} is negative; use 0 for the closed form"
         raise TransporterError(msg)
     if not 0 < tolerance < math.inf:

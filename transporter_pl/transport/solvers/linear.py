@@ -19,7 +19,7 @@ SPARE = 1e-3
 BLOCK = 2**24  # entries (ζ · nodes · N) at once
 # What things take, in both passes, of what a pair (i, j) of one ζ takes when it is summed exactly, on a CPU: a
 # multiply-add of a matrix product, and an entry of the two factors
-MULTIPLY_ADD, ENTRY = 1 / 120, 8.0
+MULTIPLY_ADD, ENTRY = 1 / 150, 4.0
 log = logging.getLogger(__name__)
 
 

@@ -15,7 +15,7 @@ try:
     import triton
     import triton.language as tl
 except ImportError as error:
-    msg = "solver: 'triton' needs the package triton; pip install triton, or use streamed, or auto"
+    msg = "solver: 'triton' needs its package; pip install 'transporter-pl[triton]', or use streamed, or auto"
     raise TransporterError(msg) from error
 
 LOG2E = tl.constexpr(math.log2(math.e))
