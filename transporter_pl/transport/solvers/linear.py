@@ -16,10 +16,11 @@ from transporter_pl.transport.solvers.chebyshev import Grid, centred, grid_of
 TOLERANCE = 1e-3
 # How much smaller than the tolerance the kernel's own error is, so that targets may lie where sources are thin
 SPARE = 1e-3
-BLOCK = 2**24  # entries (ζ · nodes · N) at once
+# Tokens at a time, and entries (ζ · nodes · tokens) at a time: whatever N is, a CPU's cache then holds the same
+TILE, BLOCK = 2**12, 2**21
 # What things take, in both passes, of what a pair (i, j) of one ζ takes when it is summed exactly, on a CPU: a
 # multiply-add of a matrix product, and an entry of the two factors
-MULTIPLY_ADD, ENTRY = 1 / 150, 4.0
+MULTIPLY_ADD, ENTRY = 1 / 300, 5.0
 log = logging.getLogger(__name__)
 
 
@@ -63,11 +64,13 @@ def pays(a: Tensor, b: Tensor, source: Tensor, tolerance: float = TOLERANCE) -> 
 
 def error_bound(a: Tensor, b: Tensor, grid: Grid) -> Tensor:
     """mean_ζ(2 ``errors`` / l_jζ) for centred a (P, N_i) and b (P, N_j), (N_j,); infinite where some l_jζ is lost."""
-    total = torch.zeros_like(b[0])
+    total, ones = torch.zeros_like(b[0]), torch.ones_like(a[0, :, None])
     for some in _groups(grid, a, b):
         part = grid[some]
-        below = (part.waves(b[some]) * (part.transform @ part.kernel(a[some]).sum(-1, keepdim=True))).sum(1)
-        total += torch.where(below > 0, 2 * part.errors(a[some]) / below, torch.inf).sum(0)
+        below, wrong = _sums(part, a[some], ones), 2 * part.errors(a[some])
+        for tile in _tiles(b):
+            found = (part.waves(b[some, tile]) * below).sum(1)
+            total[tile] += torch.where(found > 0, wrong / found, torch.inf).sum(0)
     return total / len(b)
 
 
@@ -92,42 +95,66 @@ def _exact(a: Tensor, b: Tensor, source: Tensor) -> Tensor:
 
 
 class _Interpolated(torch.autograd.Function):
+    """With a column of ones beside ẑ1, the sums at the nodes hold the normaliser's too, as their last column."""
+
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, source: Tensor, grid: Grid) -> Tensor:  # noqa: ANN401  (autograd's own)
-        moved, kept = source.new_zeros(b.shape[1], source.shape[1]), []
-        for some in _groups(grid, a, b):
-            kernel, weights = _factors(grid[some], a[some], b[some])
-            kept.append(grid.transform @ (kernel @ source))  # coefficients of the sums, (ζ, r, D)
-            moved.addmm_(weights.flatten(0, 1).mT, kept[-1].flatten(0, 1))
+        extended = torch.cat([source, torch.ones_like(source[:, :1])], 1)
+        moved = source.new_zeros(b.shape[1], source.shape[1])
+        kept = [_sums(grid[some], a[some], extended) for some in _groups(grid, a, b)]
+        for some, sums in zip(_groups(grid, a, b), kept, strict=True):
+            for tile in _tiles(b):
+                weights = _weights(grid[some], b[some, tile], sums[..., -1:])
+                moved[tile].addmm_(weights.flatten(0, 1).mT, sums[..., :-1].flatten(0, 1))
         ctx.grid = grid
-        ctx.save_for_backward(a, b, source, *kept)
+        ctx.save_for_backward(a, b, extended, *kept)
         return moved / len(a)
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # noqa: ANN401  (autograd's own)
-        a, b, source, *kept = ctx.saved_tensors
+        a, b, extended, *kept = ctx.saved_tensors
         grad = grad / len(a)
-        to_a, to_b, to_source = (torch.zeros_like(x) for x in (a, b, source))
+        to_a, to_b, to_source = torch.zeros_like(a), torch.zeros_like(b), torch.zeros_like(extended[:, :-1])
         for some, sums in zip(_groups(ctx.grid, a, b), kept, strict=True):
-            with torch.enable_grad():
-                leaves = [x[some].detach().requires_grad_() for x in (a, b)]
-                factors = _factors(ctx.grid[some], *leaves)
-            kernel, weights = (factor.detach() for factor in factors)
-            at_nodes = ctx.grid.transform.mT @ (weights @ grad)
-            to_source.addmm_(kernel.flatten(0, 1).mT, at_nodes.flatten(0, 1))
-            to_a[some], to_b[some] = torch.autograd.grad(factors, leaves, (at_nodes @ source.mT, sums @ grad.mT))
+            grid, to_sums = ctx.grid[some], torch.zeros_like(sums)
+            for tile in _tiles(b):
+                leaves = [x.detach().requires_grad_() for x in (b[some, tile], sums[..., -1:])]
+                with torch.enable_grad():
+                    weights = _weights(grid, *leaves)
+                pulled = torch.autograd.grad(weights, leaves, sums[..., :-1] @ grad[tile].mT)
+                to_b[some, tile], to_below = pulled
+                to_sums += torch.cat([weights.detach() @ grad[tile], to_below], -1)
+            at_nodes = grid.transform.mT @ to_sums
+            for tile in _tiles(a):
+                leaf = a[some, tile].detach().requires_grad_()
+                with torch.enable_grad():
+                    kernel = grid.kernel(leaf)
+                to_source[tile].addmm_(kernel.detach().flatten(0, 1).mT, at_nodes[..., :-1].flatten(0, 1))
+                (to_a[some, tile],) = torch.autograd.grad(kernel, leaf, at_nodes @ extended[tile].mT)
         return to_a, to_b, to_source, None
 
 
-def _factors(grid: Grid, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The levelled kernel (P, r, N_i), and cos(m θ_j) / l_jζ (P, r, N_j); ``transform`` lies between them in P T̃ᵀ."""
-    kernel, waves = grid.kernel(a), grid.waves(b)
-    below = (waves * (grid.transform @ kernel.sum(-1, keepdim=True))).sum(1, keepdim=True)
-    return kernel, waves / below
+def _sums(grid: Grid, a: Tensor, values: Tensor) -> Tensor:
+    """Coefficients, (P, r, D), of Σ_i exp(−(a_i − b)² + κ (b − μ)²) v_i as a function of b; values v (N_i, D)."""
+    at_nodes = a.new_zeros(len(a), grid.count, values.shape[1])
+    for tile in _tiles(a):
+        at_nodes += grid.kernel(a[:, tile]) @ values[tile]
+    return grid.transform @ at_nodes
+
+
+def _weights(grid: Grid, b: Tensor, below: Tensor) -> Tensor:
+    """cos(m θ_j) / l_jζ of targets b (P, N), (P, r, N), by the normaliser's coefficients (P, r, 1)."""
+    waves = grid.waves(b)
+    return waves / (waves * below).sum(1, keepdim=True)
+
+
+def _tiles(x: Tensor) -> Iterator[slice]:
+    """Tokens by groups."""
+    return (slice(start, start + TILE) for start in range(0, x.shape[1], TILE))
 
 
 def _groups(grid: Grid, a: Tensor, b: Tensor) -> Iterator[slice]:
     """ζ by groups, as many at once as ``BLOCK`` has room for."""
-    at_once = max(1, BLOCK // (grid.count * max(a.shape[1], b.shape[1])))
+    at_once = max(1, BLOCK // (grid.count * min(TILE, max(a.shape[1], b.shape[1]))))
     return (slice(start, start + at_once) for start in range(0, len(a), at_once))
