@@ -188,29 +188,30 @@ def compare(problem: Problem, names: list[str], runs: int, device: str, threads:
                     found[name].append(alone.apply(once, (name, problem, device, threads)))
                 except (RuntimeError, ImportError) as error:  # out of memory, or not installed
                     found[name].append(str(error).partition("\n")[0][:40])
-    title = f"{problem}, r {nodes_of(problem)}, on {device}"
+    nodes = nodes_of(problem)
+    title = f"{problem}, r {nodes}, on {device}"
     table = Table("solver", "s", "at least s", "MiB", "of the first's time", "of its memory", "off by", title=title)
     first = found[names[0]]
     for name in names:
-        table.add_row(name, *cells(problem, name, found[name], first, costs))
+        table.add_row(name, *cells(found[name], first, floor(problem, name, nodes, costs), compared=name != "geomloss"))
     return table
 
 
-def cells(problem: Problem, name: str, own: list, first: list, costs: Rates) -> list[str]:
+def cells(own: list, first: list, least: float, compared: bool) -> list[str]:
     failed = [f for f in own if isinstance(f, str)]
     if failed:
         return [failed[0]]
     seconds, memory = (statistics.median(getattr(f, of) for f in own) for of in ("seconds", "peak"))
-    row = [f"{seconds:.3g}", f"{floor(problem, name, costs):.2g}", f"{memory / MIB:.0f}"]
+    row = [f"{seconds:.3g}", f"{least:.2g}", f"{memory / MIB:.0f}"]
     if any(isinstance(f, str) for f in first):
         return row
     base = [statistics.median(getattr(f, of) for f in first) for of in ("seconds", "peak")]
     right = first[0].sample
-    off = "" if name == "geomloss" else f"{((own[0].sample - right).norm() / right.norm()).item():.1e}"
+    off = f"{((own[0].sample - right).norm() / right.norm()).item():.1e}" if compared else ""
     return [*row, f"{seconds / base[0]:.3f}", f"{memory / max(1, base[1]):.3f}", off]
 
 
-def floor(problem: Problem, name: str, costs: Rates) -> float:
+def floor(problem: Problem, name: str, nodes: int, costs: Rates) -> float:
     """Seconds that both passes take at least: exponentials and multiply-adds, or bytes, whichever takes longer.
 
     An entry of T_ζ that does not stay in cache is written and read once in either pass. geomloss anneals in some twenty
@@ -220,13 +221,12 @@ def floor(problem: Problem, name: str, costs: Rates) -> float:
     moved = {"dense": 4, "POT, 1 iteration": 12, "geomloss": 40}
     plans = 4 * problem.batch * problem.tokens**2 if name == "triton" else 0  # T̃ and G
     a, b, source = (torch.empty(shape, device="meta") for shape in problem.shapes)
-    if name == "linear" and not linear.nodes_pay(nodes_of(problem), a, b, source):
+    if name == "linear" and not linear.nodes_pay(nodes, a, b, source):
         name = "streamed"  # which it falls back on
     if name in exponentials:
         compute = problem.pairs * exponentials[name] * costs.exponential
         compute += 3 * problem.products * costs.multiply_add * (name != "geomloss")
         return max(compute, 4 * (problem.pairs * moved.get(name, 0) + 2 * plans) * costs.byte)
-    nodes = nodes_of(problem)
     entries = problem.batch * problem.projections * nodes * problem.tokens
     compute = 6 * entries * problem.width * costs.multiply_add + 4 * entries * costs.exponential
     return max(compute, 4 * 12 * entries * costs.byte)
