@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from transporter_pl.datamodules.clips import BrokenClip, CaptionedClips
-from transporter_pl.datamodules.video import read_video
+from transporter_pl.video import read_video
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Clips, VideoSpec
 

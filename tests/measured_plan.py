@@ -11,7 +11,7 @@ from transporter_pl.planning.stages import stages
 from transporter_pl.planning.steps import Batches
 
 SMALL = CouplingOptions(width=32, heads=4, mixer_layers=2, transformer_layers=2, transport_options={"projections": 8})
-BATCHES = Batches(encode=2, coupling=3, concept=2, pairs=2, trajectories=2, explain=2)
+BATCHES = Batches(encode=2, coupling=3, concept=4, explain=2)
 
 
 def measured(tiny, options, batches, precision):

@@ -79,7 +79,10 @@ class Frozen(nn.Module):
 
 
 class Schedule(Protocol):
-    """The generator's own denoising schedule, made anew for every sampling run (solvers keep a history)."""
+    """The generator's own denoising schedule, made anew for every sampling run, which may begin at any of its steps.
+
+    Solvers keep a history.
+    """
 
     times: Tensor  # (steps,) t of each step in (0, 1], descending
 
@@ -129,6 +132,19 @@ class GeneratorAdapter(Frozen, ABC):
     @abstractmethod
     def condition_shape(self) -> tuple[int, int]:
         """(L, D_c) of one caption's condition."""
+
+    @property
+    def latent_frames(self) -> tuple[range, ...]:
+        """The frames that each of the T' latent frames holds.
+
+        By default those of a causal video codec, where T = 1 + s (T' − 1): the first latent frame holds the first frame
+        alone, and each later one the next s. Where T is no such number, the frames are shared out evenly.
+        """
+        frames, latents = self.video.frames, self.latent_shape[1]
+        stride = (frames - 1) / max(1, latents - 1)
+        if latents > 1 and stride.is_integer():
+            return tuple(range(max(0, 1 + int(stride) * (k - 1)), 1 + int(stride) * k) for k in range(latents))
+        return tuple(range(k * frames // latents, (k + 1) * frames // latents) for k in range(latents))
 
     @abstractmethod
     def encode(self, video: Tensor) -> Tensor:

@@ -22,12 +22,11 @@ from transporter_pl.datamodules.shapemotion.measure import (
     codec_agreement,
     concept_effects,
     coupling_agreement,
-    factor_of,
     generator_agreement,
     vlm_agreement,
 )
 from transporter_pl.datamodules.shapemotion.sheets import draw_sheets
-from transporter_pl.datamodules.shapemotion.world import FACTORS
+from transporter_pl.datamodules.shapemotion.world import FACTORS, factor_of
 from transporter_pl.errors import check_counts
 from transporter_pl.explain.explainer import check_vectors
 from transporter_pl.files import replace_file
@@ -80,7 +79,7 @@ def measure(
     agreements = _agreements(xi, omega, bridge, clips, steps)
     console.print(agreement_table(agreements))
     _write(out, agreements, [])
-    effects = _effects(xi, bank, seeds, steps) if bank else []
+    effects = _effects(xi, omega, bank, seeds, steps) if bank else []
     if effects:
         console.print(effect_table(effects))
     draw_sheets(xi, omega, out.parent, steps=steps)
@@ -101,10 +100,13 @@ def _agreements(
     return [row for part in track(parts, "Held-out clips", transient=True) for row in part()]
 
 
-def _effects(generator: GeneratorAdapter, bank: ConceptBank, seeds: int, steps: int) -> list[Effect]:
+def _effects(
+    generator: GeneratorAdapter, vlm: VLMAdapter, bank: ConceptBank, seeds: int, steps: int
+) -> list[Effect]:
     """The rows of the second table; a bar shows how far they are."""
     entries = track(bank.entries, "Concepts", transient=True)
-    return [row for e in entries for row in concept_effects(generator, e.pair.name, e.vector, seeds=seeds, steps=steps)]
+    models = generator, vlm
+    return [row for e in entries for row in concept_effects(*models, e.pair.name, e.vector, seeds=seeds, steps=steps)]
 
 
 def agreement_table(rows: list[Agreement]) -> Table:
@@ -117,12 +119,13 @@ def agreement_table(rows: list[Agreement]) -> Table:
 
 
 def effect_table(rows: list[Effect]) -> Table:
-    """Per pair and way of moving the condition: flipped, kept, whole and monotone."""
-    table = Table("pair", "row", "flipped", "kept", "kept least", "whole at every φ", "Spearman", title="Effects (%)")
+    """Per pair and way of moving the condition: flipped, said by the VLM, kept, whole and monotone."""
+    columns = "pair", "row", "flipped", "VLM says so", "kept", "kept least", "whole at every φ", "Spearman"
+    table = Table(*columns, title="Effects (%)")
     for row in rows:
         whole = " ".join(f"{100 * share:.0f}" for share in row.whole)
         rho = "" if row.spearman is None else f"{row.spearman:.3f}"
-        shares = (f"{100 * share:.1f}" for share in (row.flipped, row.kept, row.kept_worst))
+        shares = (f"{100 * share:.1f}" for share in (row.flipped, row.said, row.kept, row.kept_worst))
         table.add_row(row.pair, row.row, *shares, whole, rho)
     return table
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from transporter_pl.datamodules.shapemotion.files import frame_side
-from transporter_pl.datamodules.shapemotion.world import TEMPLATES, Scene, render, sample_scene
+from transporter_pl.datamodules.shapemotion.world import TEMPLATES, Scene, exchanged, factor_of, render, sample_scene
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Clips, VideoSpec
 
@@ -43,14 +43,21 @@ class RenderedBatches(Dataset[RenderedClips]):
         seed: Seed of the stream.
         held_out: Whether the word combinations are those that training never sees.
         templates: Caption template: ``random``, or one template's index.
+        words: Two words that have changed places in every caption, or none.
     """
 
     def __init__(
-        self, video: VideoSpec, batch_size: int, seed: int, held_out: bool, templates: Literal["random"] | int
+        self,
+        video: VideoSpec,
+        batch_size: int,
+        seed: int,
+        held_out: bool,
+        templates: Literal["random"] | int,
+        words: tuple[str, str] | None = None,
     ) -> None:
         self.frames, self.side = video.frames, frame_side(video)
         self.batch_size, self.seed = batch_size, seed
-        self.held_out, self.templates = held_out, templates
+        self.held_out, self.templates, self.words = held_out, templates, words
 
     def __getitem__(self, index: int) -> RenderedClips:
         """Render batch ``index``."""
@@ -64,6 +71,8 @@ class RenderedBatches(Dataset[RenderedClips]):
             captions = scene.captions(torch.randint(len(TEMPLATES), (self.batch_size,), generator=draws))
         else:
             captions = scene.captions(self.templates)
+        if self.words is not None:
+            captions = [exchanged(caption, self.words) for caption in captions]
         ids = tuple(f"{name}-{clip}" for clip in range(self.batch_size))
         return RenderedClips(Clips(ids, pixels, tuple(captions)), scene)
 
@@ -109,9 +118,11 @@ class ShapeMotionDataModule(L.LightningDataModule):
         seed: Seed of everything; step k sees the same clips in every run, resumed or not, with any number of workers.
         templates: Caption template: ``random``, or one template's index.
         num_workers: Processes that render.
+        exchange: Two words of one factor, "left:right", each of which stands in the captions where the other belongs:
+            a planted error, of which one knows that a VLM makes it.
 
     Raises:
-        TransporterError: If frames are not square, a count is below one, or there is no such template.
+        TransporterError: If frames are not square, a count is below one, or there is no such template or pair of words.
     """
 
     def __init__(
@@ -123,6 +134,7 @@ class ShapeMotionDataModule(L.LightningDataModule):
         seed: int = 0,
         templates: Literal["random"] | int = "random",
         num_workers: int = 0,
+        exchange: str | None = None,
     ) -> None:
         super().__init__()
         if templates != "random" and templates not in range(len(TEMPLATES)):
@@ -133,10 +145,15 @@ class ShapeMotionDataModule(L.LightningDataModule):
             if count < 1:
                 msg = f"{name}: {count} is below 1"
                 raise TransporterError(msg)
+        words = None
+        if exchange is not None:
+            factor_of(exchange)
+            negative, _, positive = exchange.partition(":")
+            words = negative, positive
         self.indices, self.val_batches = FreshIndices(batches_per_epoch), -(-val_clips // batch_size)
         self.num_workers = num_workers
-        self.train_batches = RenderedBatches(video, batch_size, seed, held_out=False, templates=templates)
-        self.held_out_batches = RenderedBatches(video, batch_size, seed, held_out=True, templates=templates)
+        self.train_batches = RenderedBatches(video, batch_size, seed, False, templates, words)
+        self.held_out_batches = RenderedBatches(video, batch_size, seed, True, templates, words)
 
     def train_dataloader(self) -> DataLoader[RenderedClips]:
         """New clips at every step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,8 @@ from torch import Tensor
 from transporter_pl.adapters import GeneratorAdapter, VLMAdapter
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.datamodules.shapemotion.reader import Reading, read
-from transporter_pl.datamodules.shapemotion.world import FACTORS, Scene, parse_caption, render, sample_scene
+from transporter_pl.datamodules.shapemotion.world import FACTORS, Scene, factor_of, parse_caption, render, sample_scene
 from transporter_pl.encoding import reencode
-from transporter_pl.errors import TransporterError
 from transporter_pl.explain.sampler import sample
 
 
@@ -43,6 +42,7 @@ class Effect:
         kept_worst: The same for the factor that is kept least.
         whole: Share of whole objects at every φ asked for.
         spearman: Mean over seeds of Spearman's ρ between φ and the target factor's value; ``None`` for the ends alone.
+        said: Share of seeds in which the VLM, shown the video of the largest φ, says the positive word.
     """
 
     pair: str
@@ -52,6 +52,7 @@ class Effect:
     kept_worst: float
     whole: tuple[float, ...]
     spearman: float | None
+    said: float
 
 
 def agreement(source: str, words: Tensor, truth: Tensor, whole: Tensor | None = None) -> Agreement:
@@ -121,6 +122,7 @@ def coupling_agreement(bridge: Bridge, clips: int = 256, seed: int = 4) -> list[
 @torch.no_grad()
 def concept_effects(
     generator: GeneratorAdapter,
+    vlm: VLMAdapter,
     pair: str,
     vector: Tensor,
     phi: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0),
@@ -132,6 +134,7 @@ def concept_effects(
 
     Args:
         generator: The generator.
+        vlm: The VLM, which need not mean by a word what the generator does.
         pair: "left:right", two words of one factor.
         vector: q, (L, D_c) or (D_c,).
         phi: Ascending; the first should be 0.
@@ -144,23 +147,11 @@ def concept_effects(
     rows = {"learned q": vector.to(negative), "ε+ − ε−": positive - negative}
     effects = []
     for row, direction in rows.items():
-        readings = [_draw(generator, negative + f * direction, seed, steps) for f in phi]
-        effects.append(_effect(pair, row, factor, target, readings, phi))
+        videos = [_draw(generator, negative + f * direction, seed, steps) for f in phi]
+        effects.append(_effect(pair, row, factor, target, videos, phi, vlm))
     plain = [_draw(generator, condition, seed, steps) for condition in (negative, positive)]
-    effects.append(_effect(pair, "ε+", factor, target, plain, (0.0, 1.0)))
+    effects.append(_effect(pair, "ε+", factor, target, plain, (0.0, 1.0), vlm))
     return effects
-
-
-def factor_of(pair: str) -> tuple[str, int, int]:
-    """Factor and word indices of a pair such as "left:right"."""
-    negative, positive = pair.split(":")
-    for f in FACTORS.values():
-        if negative in f.words and positive in f.words:
-            return f.name, f.words.index(negative), f.words.index(positive)
-    msg = f"pair: {pair!r} names no two words of one factor; words: " + "; ".join(
-        ", ".join(f.words) for f in FACTORS.values()
-    )
-    raise TransporterError(msg)
 
 
 def monotone_value(reading: Reading, factor: str, target: int) -> Tensor:
@@ -190,8 +181,8 @@ def _scenes(pair: str, count: int, seed: int) -> tuple[str, Scene, Scene]:
     return factor, Scene(words, source.values), Scene(swapped, source.values)
 
 
-def _draw(generator: GeneratorAdapter, condition: Tensor, seed: int, steps: int) -> Reading:
-    return read(_generate(generator, condition, torch.Generator().manual_seed(seed), steps))
+def _draw(generator: GeneratorAdapter, condition: Tensor, seed: int, steps: int) -> Tensor:
+    return _generate(generator, condition, torch.Generator().manual_seed(seed), steps)
 
 
 def _generate(generator: GeneratorAdapter, condition: Tensor, draws: torch.Generator, steps: int) -> Tensor:
@@ -199,8 +190,17 @@ def _generate(generator: GeneratorAdapter, condition: Tensor, draws: torch.Gener
     return generator.decode(sample(generator, condition, noise.to(generator.device), steps)).cpu()
 
 
-def _effect(pair: str, row: str, factor: str, target: Scene, readings: list[Reading], phi: tuple[float, ...]) -> Effect:
-    column = list(FACTORS).index(factor)
+def _effect(
+    pair: str,
+    row: str,
+    factor: str,
+    target: Scene,
+    videos: Sequence[Tensor],
+    phi: tuple[float, ...],
+    vlm: VLMAdapter,
+) -> Effect:
+    column, readings = list(FACTORS).index(factor), [read(video) for video in videos]
+    said = caption_words(vlm.caption(vlm.encode(videos[-1].to(vlm.device))))[:, column]
     same = readings[-1].words == readings[0].words
     others = [i for i in range(len(FACTORS)) if i != column]
     kept = same[:, others].float().mean(0)
@@ -217,6 +217,7 @@ def _effect(pair: str, row: str, factor: str, target: Scene, readings: list[Read
         kept_worst=kept.min().item(),
         whole=tuple(r.whole.float().mean().item() for r in readings),
         spearman=rho.mean().item() if len(phi) > 2 else None,
+        said=(said == wanted).float().mean().item(),
     )
 
 

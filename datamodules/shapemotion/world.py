@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from transporter_pl.errors import TransporterError
+
 
 @dataclass(frozen=True)
 class Factor:
@@ -118,6 +120,28 @@ def parse_caption(caption: str) -> dict[str, int]:
     """Word index of every factor that a caption names; -1 for a factor it does not name."""
     said = caption.split()
     return {f.name: next((f.words.index(w) for w in said if w in f.words), -1) for f in FACTORS.values()}
+
+
+def exchanged(caption: str, words: tuple[str, str]) -> str:
+    """The caption as one would write it who takes each of two words for the other."""
+    other = dict(zip(words, reversed(words), strict=True))
+    return " ".join(other.get(word, word) for word in caption.split())
+
+
+def factor_of(pair: str) -> tuple[str, int, int]:
+    """Factor and word indices of a pair such as "left:right".
+
+    Raises:
+        TransporterError: If it is not two words of one factor.
+    """
+    negative, _, positive = pair.partition(":")
+    for f in FACTORS.values():
+        if negative != positive and negative in f.words and positive in f.words:
+            return f.name, f.words.index(negative), f.words.index(positive)
+    msg = f"pair: {pair!r} names no two words of one factor; words: " + "; ".join(
+        ", ".join(f.words) for f in FACTORS.values()
+    )
+    raise TransporterError(msg)
 
 
 def pixel_grid(side: int, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

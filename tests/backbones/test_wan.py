@@ -413,3 +413,23 @@ def test_training_through_the_adapter_reaches_its_weights(pipelines, spec):
     for weight, asked in zip(weights, before, strict=True):
         weight.grad = None
         weight.requires_grad_(asked)
+
+
+@torch.no_grad()
+def test_latent_frames_hold_the_frames_that_the_port_says(tiny):
+    """A later frame changes no earlier latent; a latent changes no earlier frame, and all of its own."""
+    adapter = WanAdapter.from_pretrained(tiny.generator.path, tiny.video)
+    held = adapter.latent_frames
+    assert held == (range(0, 1), range(1, 5))
+    video = torch.rand(1, 5, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    latents = adapter.encode(video)
+    other = video.clone()
+    other[:, held[1][0] :] = 0
+    moved = adapter.encode(other)
+    torch.testing.assert_close(moved[:, :, 0], latents[:, :, 0], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(moved[:, :, 1], latents[:, :, 1], atol=1e-3)
+    other = latents.clone()
+    other[:, :, 1] += 1
+    change = (adapter.decode(other) - adapter.decode(latents)).abs().amax((0, 2, 3, 4))
+    assert change[0] < 1e-5
+    assert (change[1:] > 1e-5).all()

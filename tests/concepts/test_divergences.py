@@ -68,3 +68,58 @@ def test_gradcheck():
     p, q = torch.rand(2, 3, 7, dtype=torch.float64).softmax(-1).unbind()
     for measure in (hellinger, js, kl):
         assert torch.autograd.gradcheck(measure, (p.requires_grad_(), q.requires_grad_()))
+
+
+def brute_force(p, q):
+    """The three as their sums are written."""
+    root = sum((math.sqrt(a) - math.sqrt(b)) ** 2 for a, b in zip(p, q, strict=True))
+    middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    to = [sum(a * math.log2(a / m) for a, m in zip(x, middle, strict=True)) for x in (p, q)]
+    return math.sqrt(root / 2), sum(to) / 2, sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+
+
+@given(logits, logits)
+def test_against_their_sums(p, q):
+    p, q = (x.double().clamp_min(1e-20) for x in (p, q))
+    for measure, expected in zip((hellinger, js, kl), brute_force(p.tolist(), q.tolist()), strict=True):
+        assert measure(p, q).item() == pytest.approx(expected, rel=1e-6, abs=1e-6)
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_closed_forms_of_two_words(a, b):
+    """H² = 1 − Σ √pq; JS = H₂(mean) − mean of H₂, H₂ the entropy of a coin in bits."""
+    p, q = (torch.tensor([x, 1 - x], dtype=torch.float64) for x in (a, b))
+    overlap = math.sqrt(a * b) + math.sqrt((1 - a) * (1 - b))
+    assert hellinger(p, q).item() ** 2 == pytest.approx(max(0, 1 - overlap), abs=1e-12)
+    coin = [entropy([x, 1 - x], base=2) for x in ((a + b) / 2, a, b)]
+    assert js(p, q).item() == pytest.approx(coin[0] - (coin[1] + coin[2]) / 2, abs=1e-9)
+
+
+@given(logits, logits, logits)
+def test_hellinger_is_a_metric(p, q, r):
+    """And so is √JS: no way round is shorter."""
+    for measure in (hellinger, lambda x, y: js(x, y).sqrt()):
+        assert measure(p, r) <= measure(p, q) + measure(q, r) + 1e-3
+
+
+@given(logits, logits)
+def test_they_bound_each_other(p, q):
+    """H² ≤ JS in bits ≤ √2 H (Lin 1991; through total variation), and H² ≤ KL / 2."""
+    squared, jensen, kullback = hellinger(p, q) ** 2, js(p, q), kl(p, q)
+    assert squared <= jensen + 1e-5
+    assert jensen <= 2**0.5 * squared.sqrt() + 1e-5
+    assert squared <= kullback / 2 + 1e-5
+
+
+@given(logits, logits, st.permutations(range(6)))
+def test_the_order_of_the_words_does_not_matter(p, q, order):
+    for measure in (hellinger, js, kl):
+        torch.testing.assert_close(measure(p[order], q[order]), measure(p, q), atol=1e-5, rtol=1e-4)
+
+
+@given(logits, logits)
+def test_words_that_are_merged_are_no_further_apart(p, q):
+    """Data processing: of the same answers, a coarser reading tells less."""
+    coarse = [torch.stack([x[:3].sum(), x[3:].sum()]) for x in (p, q)]
+    for measure in (hellinger, js, kl):
+        assert measure(*coarse) <= measure(p, q) + 1e-4

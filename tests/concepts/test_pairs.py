@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transporter_pl.concepts.pairs import Contrast, Pair, context_of
+from transporter_pl.concepts.pairs import Contrast, Pair, context_of, pairs_of
 from transporter_pl.errors import TransporterError
 
 
@@ -33,6 +33,68 @@ def test_parse_and_captions():
 def test_parse_refuses(text):
     with pytest.raises(TransporterError, match="left:right"):
         Pair.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "context"),
+    [
+        ("a player {hits|misses} the ball", ("hits", "misses"), "a player {} the ball"),
+        ("{ top left | right }", ("top left", "right"), "{}"),
+        ("at 3:15 {it rains|the sun shines}.", ("it rains", "the sun shines"), "at 3:15 {}."),
+    ],
+)
+def test_parse_a_template(text, words, context):
+    assert Pair.parse(text) == Pair(*words, (context,))
+    assert Pair.parse(text, ("and {} again",)) == Pair(*words, (context, "and {} again"))
+    assert Pair.parse(text).captions(context)[0] == context.replace("{}", words[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a {hits} b", "a {} b", "{a|b|c}", "{a|b} {c|d}", "{a|b} {}", "{{a|b}}", "a {b|c", "a b|c}", "left:{right}"],
+)
+def test_parse_refuses_a_template(text):
+    with pytest.raises(TransporterError, match=r"has not one slot with two words; write it as in: .* \{left\|right\}$"):
+        Pair.parse(text)
+
+
+def test_a_template_that_lacks_a_word():
+    with pytest.raises(TransporterError, match="':misses' lacks a word"):
+        Pair.parse("a player {|misses} the ball")
+
+
+def test_pairs_of_anything_that_is_one():
+    given = [
+        "a player {hits|misses} the ball",
+        Pair("left", "right", ("moves {}",)),
+        {"negative": "hits", "positive": "misses", "contexts": ["a boy {} a nail", "a player {} the ball"]},
+        "left:right",
+        "right:left",
+    ]
+    assert pairs_of(given) == [
+        Pair("hits", "misses", ("a player {} the ball", "a boy {} a nail")),
+        Pair("left", "right", ("moves {}",)),
+        Pair("right", "left"),
+    ]
+    assert pairs_of([]) == []
+
+
+def test_pairs_of_tells_words_apart_that_make_one_name():
+    assert len(pairs_of([Pair("a:b", "c"), Pair("a", "b:c")])) == 2
+
+
+@pytest.mark.parametrize("item", [{"negative": "left"}, {"negative": 1, "positive": 2}, {"words": "left:right"}, 5])
+def test_pairs_of_refuses(item):
+    with pytest.raises(
+        TransporterError, match=r"^pairs: .* is no pair; write left:right, a template such as .*contexts$"
+    ):
+        pairs_of([item])
+
+
+@given(st.sampled_from(["left", "top left", "c++", "(x)"]), st.text("abc: ", max_size=5), st.text("abc. ", max_size=5))
+def test_a_template_is_its_pair_and_context(word, before, after):
+    pair = Pair.parse(f"{before}{{{word}|other}}{after}")
+    assert pairs_of([pair, pair.name]) == [Pair(word, "other", (f"{before}{{}}{after}",))]
 
 
 def test_a_pair_that_differs_in_nothing():

@@ -5,12 +5,13 @@ from transporter_pl.datamodules.shapemotion.measure import (
     _effect,
     agreement,
     caption_words,
-    factor_of,
     monotone_value,
 )
 from transporter_pl.datamodules.shapemotion.reader import read
-from transporter_pl.datamodules.shapemotion.world import FACTORS, Scene, render, sample_scene
+from transporter_pl.datamodules.shapemotion.world import FACTORS, Scene, factor_of, render, sample_scene
 from transporter_pl.errors import TransporterError
+from transporter_pl.loading import BackboneSpec, load_vlm
+from transporter_pl.samples import VideoSpec
 
 
 def _moved(factor: str, start: float, end: float, share: float, count: int = 16) -> Scene:
@@ -20,6 +21,11 @@ def _moved(factor: str, start: float, end: float, share: float, count: int = 16)
     values[:, list(FACTORS).index(factor)] = start + share * (end - start)
     words = torch.stack([f.word_of(values[:, i]) for i, f in enumerate(FACTORS.values())], 1)
     return Scene(words, values)
+
+
+@pytest.fixture(scope="module")
+def vlm():
+    return load_vlm(BackboneSpec("video_llama3", "shapemotion-videollama3"), VideoSpec(9, 64, 64))
 
 
 @pytest.mark.parametrize(
@@ -33,23 +39,24 @@ def _moved(factor: str, start: float, end: float, share: float, count: int = 16)
         ("colour", "red:yellow", 0.0, 60.0),
     ],
 )
-def test_a_perfect_dial_scores_full_marks(factor, pair, start, end):
+def test_a_perfect_dial_scores_full_marks(factor, pair, start, end, vlm):
     phi = (0.0, 0.25, 0.5, 0.75, 1.0)
     scenes = [_moved(factor, start, end, p) for p in phi]
-    readings = [read(render(s, 9, 64, torch.Generator().manual_seed(1))) for s in scenes]
-    effect = _effect(pair, "perfect", factor, scenes[-1], readings, phi)
+    videos = [render(s, 9, 64, torch.Generator().manual_seed(1)) for s in scenes]
+    effect = _effect(pair, "perfect", factor, scenes[-1], videos, phi, vlm)
+    assert effect.said > 0.8  # 16 clips, and the VLM errs too
     assert effect.flipped == 1
     assert effect.kept == effect.kept_worst == 1
     assert effect.spearman > 0.99
     assert effect.whole == (1.0,) * 5
 
 
-def test_a_dial_that_does_nothing_scores_nothing():
+def test_a_dial_that_does_nothing_scores_nothing(vlm):
     scene = _moved("size", 0.09, 0.17, 0.0)
     target = _moved("size", 0.09, 0.17, 1.0)
-    readings = [read(render(scene, 9, 64, torch.Generator().manual_seed(1)))] * 3
-    effect = _effect("small:large", "idle", "size", target, readings, (0.0, 0.5, 1.0))
-    assert effect.flipped == 0
+    videos = [render(scene, 9, 64, torch.Generator().manual_seed(1))] * 3
+    effect = _effect("small:large", "idle", "size", target, videos, (0.0, 0.5, 1.0), vlm)
+    assert effect.flipped == effect.said == 0
     assert effect.spearman == 0
 
 

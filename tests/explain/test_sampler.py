@@ -126,3 +126,88 @@ def test_frame_weights_pick_the_velocity_field(generator, condition, noise, q, g
 def test_refuses(generator, condition, noise, steps, guidance, name):
     with pytest.raises(TransporterError, match=f"{name}: .* is too small"):
         sample(generator, condition, noise, steps, guidance)
+
+
+@pytest.fixture
+def asked(generator, monkeypatch):
+    """Rows of every call of the generator."""
+    rows, ask = [], generator.velocity
+
+    def velocity(latents, condition, t):
+        rows.append(len(latents))
+        return ask(latents, condition, t)
+
+    monkeypatch.setattr(generator, "velocity", velocity)
+    return rows
+
+
+def row_by_row(generator, condition, noise, steps, guidance, modulations):
+    """Every row alone."""
+    every = [
+        sample(
+            generator,
+            condition[i : i + 1],
+            noise[i : i + 1],
+            steps,
+            guidance,
+            [m.of(torch.tensor([i])) for m in modulations],
+        )
+        for i in range(len(noise))
+    ]
+    return torch.cat(every)
+
+
+SWEEP = torch.tensor([0.0, 0.5, 0.5, 1.0])
+
+
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("batch_size", [None, 1, 3])
+@pytest.mark.parametrize(
+    "concepts",
+    [
+        [],
+        [{"window": (0.0, 0.7)}],
+        [
+            {"window": (0.5, 0.9)},
+            {"phi": torch.tensor([1.0, 1.0, 0.0, 0.0]), "window": (0.0, 0.6), "frames": (0.0, 1.0)},
+        ],
+        [{"phi": 0.3}],
+        [{"own": True, "window": (0.0, 0.7)}],
+    ],
+)
+def test_sharing_changes_nothing_but_rounding(generator, condition, noise, q, guidance, batch_size, concepts):
+    own = torch.randn(4, *q.shape, generator=torch.Generator().manual_seed(2))
+    modulations = [
+        Modulation(own if c.get("own") else q, **{"phi": SWEEP, **{k: v for k, v in c.items() if k != "own"}})
+        for c in concepts
+    ]
+    rows = torch.tensor([0, 0, 1, 0])
+    shared = sample(generator, condition[rows], noise[rows], 4, guidance, modulations, batch_size=batch_size)
+    alone = row_by_row(generator, condition[rows], noise[rows], 4, guidance, modulations)
+    torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_sharing_with_a_solver_that_keeps_a_history(generator, condition, noise, q, monkeypatch):
+    from diffusers import UniPCMultistepScheduler
+
+    scheduler = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    monkeypatch.setattr(generator.pipeline, "scheduler", scheduler)
+    rows = torch.zeros(4, dtype=torch.long)
+    modulations = [Modulation(q, SWEEP, window=(0.0, 0.8))]
+    shared = sample(generator, condition[rows], noise[rows], 6, 3.0, modulations)
+    alone = row_by_row(generator, condition[rows], noise[rows], 6, 3.0, modulations)
+    torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(shared[0], shared[3], atol=1e-3)
+
+
+def test_steps_before_the_window_cost_one_row(generator, condition, noise, q, asked):
+    times = generator.schedule(6).times
+    rows = torch.zeros(4, dtype=torch.long)
+    window = Modulation(q, SWEEP, window=(0.0, 0.8))
+    before = int((times > 0.8).sum())
+    assert 0 < before < 6
+    sample(generator, condition[rows], noise[rows], 6, 1.0, [window])
+    assert asked == [1] * before + [3] * (6 - before)  # two of the four φ are equal
+    asked.clear()
+    sample(generator, condition[rows], noise[rows], 6, 3.0, [window], batch_size=2)
+    assert asked == [2] * before + [4, 2] * (6 - before)  # with the empty caption

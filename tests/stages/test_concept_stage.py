@@ -8,8 +8,9 @@ from torch.utils.data import DataLoader
 
 from transporter_pl.adapters import GeneratorAdapter
 from transporter_pl.concepts.bank import ConceptBank
-from transporter_pl.concepts.objectives import Points, velocity_objective
+from transporter_pl.concepts.objectives import velocity_objective
 from transporter_pl.concepts.pairs import Pair
+from transporter_pl.concepts.points import Points
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.explainer import Explainer
 from transporter_pl.loading import load_generator
@@ -34,6 +35,7 @@ def arguments(tiny, tiny_coupling, tmp_path):
         "sampling_steps": 4,
         "steps": 3,
         "batch_size": 4,
+        "calibration_seeds": 0,
     }
 
 
@@ -58,7 +60,7 @@ class Clips(L.LightningDataModule):
 
 def test_training_explains_the_change_and_exports(arguments, tiny, tiny_coupling, tmp_path):
     L.seed_everything(0)
-    stage = ConceptStage(**{**arguments, "steps": 120, "lr": 0.03})
+    stage = ConceptStage(**{**arguments, "steps": 120, "lr": 0.03, "init": "zeros", "batch_size": 8})
     trainer(tmp_path).fit(stage)
     assert stage.global_step == 120
     bank = ConceptBank.from_pretrained(tmp_path / "bank", tiny.generator.path, tiny.vlm.path)
@@ -88,7 +90,7 @@ def test_options(arguments, tmp_path, options):
     assert all(c.vector.shape == expected and c.vector.isfinite().all() for c in bank.entries)
     assert all(c.divergence > 0 for c in bank.entries)
     # both ends, every context: 4 times x 2 ends x seeds x noises
-    assert [len(r) for r in stage.rows] == [
+    assert [len(places) for places in stage.places] == [
         n * 8 * options.get("seeds", 1) * options.get("noise_seeds", 1) for n in (2, 1)
     ]
 
@@ -97,8 +99,8 @@ def test_difference_starts_at_the_minimum_of_one(arguments, tmp_path):
     stage = ConceptStage(**{**arguments, "init": "difference", "pairs": PAIRS[1:]})
     trainer(tmp_path, enable_checkpointing=False, limit_train_batches=0).fit(stage)
     assert not (tmp_path / "bank").exists()
-    ends = stage.teacher.ends[0]
-    torch.testing.assert_close(stage.vectors[0].detach(), ends[1] - ends[0])
+    negative, positive = (stage.teacher.condition(torch.tensor([0]), end)[0] for end in (0, 1))
+    torch.testing.assert_close(stage.vectors[0].detach(), positive - negative)
 
 
 def test_data_trajectories(arguments, tiny, tmp_path):
@@ -107,9 +109,9 @@ def test_data_trajectories(arguments, tiny, tmp_path):
     stage = ConceptStage(**{**arguments, "trajectory": "data", "pairs": [Pair("left", "right")], "noise_seeds": 2})
     trainer(tmp_path, enable_checkpointing=False).fit(stage, datamodule=clips)
     assert stage.global_step == 3
-    assert len(stage.points) == 2 * 2 * 4
-    last = stage.points.t < 0.3
-    assert last.any()
+    (places,) = stage.places
+    assert len(places) == 2 * 2 * 4
+    assert (stage.teacher.trajectories.t < 0.3).any()
     assert (tmp_path / "bank/concepts.json").is_file()
     with pytest.raises(TransporterError, match="'data' needs clips"):
         trainer(tmp_path).fit(ConceptStage(**{**arguments, "trajectory": "data"}))
@@ -167,7 +169,10 @@ def test_the_same_seed_gives_the_same_vectors(arguments, tmp_path):
     ("change", "message"),
     [
         ({"pairs": []}, "pairs: none"),
-        ({"pairs": [PAIRS[0], PAIRS[0]]}, "each once"),
+        ({"steps": 1, "batch_size": 1}, "steps: 1 points in all for 2 pairs; raise steps"),
+        ({"objective": "velociti"}, "Did you mean 'velocity'"),
+        ({"objective": "transporter_pl.concepts.pairs.Pair"}, "is no Objective"),
+        ({"objective_options": {"pull": 1.0}}, "objective_options: 'velocity' has no option 'pull'; it has: none"),
         ({"steps": 0}, "steps: 0 is too small"),
         ({"guidance": 0.5}, "guidance: 0.5 is too small"),
         ({"shape": "matrix"}, "shape: unknown choice 'matrix'; choose sequence or vector"),
@@ -234,7 +239,8 @@ def test_objective_in_closed_form():
     latents = torch.randn(7, 2, 1, 1, 1)
     negative, positive, q = torch.randn(3, 7, 3, 2)
     v, w = (generator.velocity(latents, e, t) for e in (negative, positive))
-    points = Points(latents, t, torch.zeros(7, dtype=torch.long), v, w - v)
+    rows = torch.zeros(7, dtype=torch.long)
+    points = Points(latents, t, rows, rows, v, w - v)
     loss, start = velocity_objective(generator, points, negative, positive - negative, phi)
     assert loss.max() < 1e-10
     loss, _ = velocity_objective(generator, points, negative, q, phi)

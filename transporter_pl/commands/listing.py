@@ -11,7 +11,7 @@ from rich.table import Table
 from transporter_pl.commands.arguments import packaged_configs
 from transporter_pl.registry import Registry
 
-KINDS = ("generators", "vlms", "transports", "divergences", "datamodules")
+KINDS = ("generators", "vlms", "transports", "divergences", "objectives", "datamodules")
 
 
 def show() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from transporter_pl.concepts.calibration import Calibration
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.errors import TransporterError
 from transporter_pl.files import replace_file
@@ -33,6 +36,7 @@ class Concept:
         explained: 1 − loss / loss at q = 0 over the same steps.
         prompt: The question under which Δϑ was measured.
         objective: What was minimised, and how φ was chosen: "velocity, φ uniform".
+        calibration: What sweeps of φ with it did to the VLM's answer; ``None`` where that was not measured.
     """
 
     pair: Pair
@@ -43,6 +47,7 @@ class Concept:
     explained: float
     prompt: str
     objective: str
+    calibration: Calibration | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,37 @@ class ConceptBank:
             raise TransporterError(msg)
         return found[name]
 
+    def select(self, pairs: Iterable[str | Pair]) -> ConceptBank:
+        """The bank with these pairs alone, in this order.
+
+        Raises:
+            TransporterError: If it does not hold one (lists those that it holds).
+        """
+        names = dict.fromkeys(self[pair].pair.name for pair in pairs)
+        return replace(self, entries=tuple(self[name] for name in names))
+
+    @classmethod
+    def merge(cls, banks: Sequence[ConceptBank]) -> ConceptBank:
+        """One bank with the concepts of several, in their order.
+
+        Raises:
+            TransporterError: If there is no bank, they were made with different backbones or weights (names both), or
+                two hold the same pair (names it).
+        """
+        if not banks:
+            msg = "merge: no bank; give at least one"
+            raise TransporterError(msg)
+        entries = tuple(concept for bank in banks for concept in bank.entries)
+        for name, count in Counter(c.pair.name for c in entries).items():
+            if count > 1:
+                msg = (
+                    f"merge: {count} banks hold {name!r}; leave it out of all but one: merge those alone, with --pairs"
+                )
+                raise TransporterError(msg)
+        weights = {f"{kind}_weights": _same_backbone(kind, banks) for kind in ("generator", "vlm")}
+        couplings = ", ".join(dict.fromkeys(bank.coupling for bank in banks))
+        return replace(banks[0], coupling=couplings, entries=entries, **weights)
+
     def save(self, folder: str | Path) -> None:
         """Write ``concepts.safetensors`` and ``concepts.json``; each file appears, or changes, only as a whole."""
         folder = Path(folder)
@@ -106,7 +142,7 @@ class ConceptBank:
             vectors = load_file(folder / VECTORS)
             entries = tuple(_restored(c, vectors) for c in description.pop("concepts"))
             bank = cls(entries=entries, **description)
-        except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
             msg = f"concepts: {str(folder)!r} is no concept bank ({error}); give one that a concept training wrote"
             raise TransporterError(msg) from error
         for kind, made, asked in (("generator", bank.generator, generator), ("vlm", bank.vlm, vlm)):
@@ -125,11 +161,32 @@ class ConceptBank:
         check_weights("concept bank", (self.generator_weights, self.vlm_weights), origin)
 
 
+def _same_backbone(kind: str, banks: Sequence[ConceptBank]) -> str:
+    """The fingerprint that the banks' generator or VLM has, empty where none is known.
+
+    Raises:
+        TransporterError: If they have different ones, or different weights.
+    """
+    sources = {checkpoint_name(source): source for source in (getattr(bank, kind) for bank in banks)}
+    if len(sources) > 1:
+        shown = " and ".join(map(repr, sources.values()))
+        msg = f"merge: the banks were made with the {kind}s {shown}; merge those of one {kind}"
+        raise TransporterError(msg)
+    weights = dict.fromkeys(w for w in (getattr(bank, f"{kind}_weights") for bank in banks) if w)
+    if len(weights) > 1:
+        msg = f"merge: the banks were made with different weights of the {kind} {getattr(banks[0], kind)!r} "
+        msg += f"(fingerprints {' and '.join(weights)}); merge those of the same weights"
+        raise TransporterError(msg)
+    return next(iter(weights), "")
+
+
 def _described(concept: Concept) -> dict[str, Any]:
     fields = {name: value for name, value in vars(concept).items() if name != "vector"}
-    return {**fields, "pair": asdict(concept.pair)}
+    calibration = None if concept.calibration is None else concept.calibration.as_dict()
+    return {**fields, "pair": asdict(concept.pair), "calibration": calibration}
 
 
 def _restored(fields: dict[str, Any], vectors: dict[str, Tensor]) -> Concept:
-    pair = Pair(**fields.pop("pair"))
-    return Concept(pair=pair, vector=vectors[pair.name], **fields)
+    pair, calibration = Pair(**fields.pop("pair")), fields.pop("calibration", None)
+    made = None if calibration is None else Calibration.from_dict(calibration)
+    return Concept(pair=pair, vector=vectors[pair.name], calibration=made, **fields)

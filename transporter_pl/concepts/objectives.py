@@ -1,48 +1,118 @@
-"""What a concept vector minimises, and the divergence Δϑ that dials it."""
+"""What a concept vector minimises."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from transporter_pl.adapters import GeneratorAdapter
-from transporter_pl.concepts.divergences import Divergence
-from transporter_pl.concepts.pairs import Contrast
-from transporter_pl.coupling.bridge import Bridge
+from transporter_pl.concepts.points import Points
+from transporter_pl.concepts.teacher import Teacher
+from transporter_pl.errors import TransporterError
 from transporter_pl.explain.modulation import Modulation, modulate
+from transporter_pl.options import check_options
+from transporter_pl.registry import Registry
 
 
 @dataclass(frozen=True)
-class Points:
-    """M intermediate latents and what the frozen generator says there.
+class Loss:
+    """What an objective says about B points.
 
     Attributes:
-        latents: z_t, (M, C, T', H', W').
-        t: Their times, (M,).
-        context: Row of each point's context in the table of conditions, (M,).
-        velocity: v− = G(z_t, ε−, t), (M, C, T', H', W').
-        change: Δv = G(z_t, ε+, t) − G(z_t, ε−, t), (M, C, T', H', W').
+        total: What is minimised, (B,).
+        velocity: The velocity objective in it, (B,).
+        start: What the velocity objective is at q = 0, (B,).
+        parts: Other parts of the total, by name, (B,) each; they are logged.
     """
 
-    latents: Tensor
-    t: Tensor
-    context: Tensor
+    total: Tensor
     velocity: Tensor
-    change: Tensor
+    start: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        """Number of points."""
-        return len(self.t)
 
-    def __getitem__(self, rows: Tensor | slice) -> Points:
-        """Some of the points."""
-        return Points(*(field[rows] for field in vars(self).values()))
+class Objective(nn.Module, ABC):
+    """What concept vectors minimise; it may learn something itself, which is then in its parameters.
 
-    def to(self, device: torch.device) -> Points:
-        """The points on a device."""
-        return Points(*(field.to(device) for field in vars(self).values()))
+    Args:
+        teacher: The frozen models and what they say; a subclass may take options after it and the prompt.
+        prompt: The question under which the VLM is read; ``None`` takes its own.
+
+    Attributes:
+        lr: Learning rate of its own parameters.
+    """
+
+    lr = 0.0
+
+    def __init__(self, teacher: Teacher, prompt: str | None = None) -> None:
+        super().__init__()
+        self.teacher, self.prompt = teacher, prompt
+
+    def prepare(self, places: Sequence[Tensor]) -> None:
+        """Look about, once the trajectories are drawn and before the first step; nothing by default.
+
+        Args:
+            places: Where each pair may be trained, (M, 2) each, as ``Teacher.places`` gives them.
+        """
+
+    def shift(self) -> Tensor | None:
+        """What it adds to the vectors of all pairs, (pairs, L, D_c); ``None``, the default, is nothing."""
+        return None
+
+    def story(self, pair: int) -> str:
+        """What it has learned about a pair, for the bank; nothing by default."""
+        return ""
+
+    @abstractmethod
+    def forward(self, points: Points, vector: Tensor, phi: Tensor) -> Loss:
+        """The loss of B points, differentiable down to the vectors.
+
+        Args:
+            points: Latents, v− and Δv.
+            vector: q of each point, (B, L, D_c) or (B, 1, D_c).
+            phi: φ of each point, (B,).
+        """
+
+
+objectives: Registry[type[Objective]] = Registry("objectives")
+
+
+def new_objective(name: str, teacher: Teacher, prompt: str | None, options: Mapping[str, Any]) -> Objective:
+    """The objective of a registered name or class path.
+
+    Raises:
+        TransporterError: As ``check_objective``.
+    """
+    return check_objective(name, options)(teacher, prompt, **options)
+
+
+def check_objective(name: str, options: Mapping[str, Any]) -> type[Objective]:
+    """The class of a registered name or class path.
+
+    Raises:
+        TransporterError: If the name is unknown or another kind of thing, or it has no such option (lists those that
+            it has), or one is of another type than it takes.
+    """
+    kind = objectives.get(name)
+    if not (isinstance(kind, type) and issubclass(kind, Objective)):
+        msg = f"objective: {name!r} is no Objective; give a registered name, or the class path of one"
+        raise TransporterError(msg)
+    check_options("objective", name, kind, options, ("teacher", "prompt"))
+    return kind
+
+
+class Velocity(Objective):
+    """The paper's objective: the VLM gives the length of the step by φ = Δϑ, its direction is the generator's own."""
+
+    def forward(self, points: Points, vector: Tensor, phi: Tensor) -> Loss:
+        """L_q of each point, see ``velocity_objective``."""
+        condition = self.teacher.condition(points.context, 0)
+        loss, start = velocity_objective(self.teacher.bridge.generator, points, condition, vector, phi)
+        return Loss(loss, loss, start)
 
 
 def velocity_objective(
@@ -67,29 +137,3 @@ def velocity_objective(
     moved = generator.velocity(points.latents, modulate(condition, [Modulation(vector, phi)]), points.t)
     loss = (points.velocity + step - moved).square().flatten(1).mean(1)
     return loss, step.square().flatten(1).mean(1)
-
-
-@torch.no_grad()
-def token_divergence(
-    bridge: Bridge, points: Points, ends: Tensor, contrast: Contrast, prompt: str | None, divergence: Divergence
-) -> Tensor:
-    """Δϑ = d(ϑ−, ϑ+) between what the VLM reads in both paths' clean estimates x̂0 = z_t − t v, through Φ.
-
-    Both start from the same z_t, so Δϑ is large where t is, and nears 0 with t.
-
-    Args:
-        bridge: Generator, Φ and VLM.
-        points: B points of one context.
-        ends: ε− and ε+ of the context, (2, L, D_c).
-        contrast: Where the context's two captions part.
-        prompt: The question; ``None`` takes the VLM's own.
-        divergence: d, e.g. ``hellinger``.
-
-    Returns:
-        (B,).
-    """
-    t = points.t[:, None, None, None, None]
-    estimates = [points.latents - t * v for v in (points.velocity, points.velocity + points.change)]
-    tokens = bridge.tokens(torch.cat(estimates), ends.repeat_interleave(len(points), 0))
-    negative, positive = bridge.vlm.logits(tokens, prompt, contrast.prefix).float().softmax(-1).chunk(2)
-    return divergence(negative, positive)

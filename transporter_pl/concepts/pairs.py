@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from transporter_pl.adapters import VLMAdapter
 from transporter_pl.errors import TransporterError
 
 SLOT = "{}"
+TEMPLATE = re.compile(r"([^{}]*)\{([^{}|]*)\|([^{}|]*)\}([^{}]*)")
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,17 @@ class Pair:
 
     @classmethod
     def parse(cls, text: str, contexts: tuple[str, ...] = ()) -> Pair:
-        """The pair of "left:right".
+        """The pair of "left:right", or of a template with two words in its slot, "an oval moves {left|right}".
+
+        Args:
+            text: Either of the two; a template is a context too.
+            contexts: Further contexts.
 
         Raises:
-            TransporterError: If the text is not two words with one colon between.
+            TransporterError: If the text is neither two words with one colon between, nor one slot with two words.
         """
+        if "{" in text or "}" in text:
+            return _from_template(text, contexts)
         negative, colon, positive = text.partition(":")
         if not colon or ":" in positive:
             msg = f"pair: {text!r} is not two words with one colon between; write it as left:right"
@@ -74,6 +83,43 @@ class Pair:
     def captions(self, context: str) -> tuple[str, str]:
         """The context's two captions, ε− and ε+ in words."""
         return context.replace(SLOT, self.negative), context.replace(SLOT, self.positive)
+
+
+def pairs_of(given: Sequence[Pair | str | Mapping[str, Any]]) -> list[Pair]:
+    """Pairs from pairs, from what ``Pair.parse`` reads, or from their fields; equal pairs become one with all contexts.
+
+    Raises:
+        TransporterError: If one can't be read.
+    """
+    found: dict[tuple[str, str], Pair] = {}
+    for pair in map(_pair_of, given):
+        words = pair.negative, pair.positive
+        contexts = [*found.get(words, pair).contexts, *pair.contexts]
+        found[words] = replace(pair, contexts=tuple(dict.fromkeys(contexts)))
+    return list(found.values())
+
+
+def _pair_of(item: Pair | str | Mapping[str, Any]) -> Pair:
+    if isinstance(item, Pair):
+        return item
+    if isinstance(item, str):
+        return Pair.parse(item)
+    try:
+        return Pair(**item)
+    except (TypeError, AttributeError) as error:
+        msg = f"pairs: {item!r} is no pair; write left:right, a template such as an oval moves {{left|right}}, or "
+        msg += "negative, positive and contexts"
+        raise TransporterError(msg) from error
+
+
+def _from_template(text: str, contexts: tuple[str, ...]) -> Pair:
+    """The pair of "an oval moves {left|right}"; see ``Pair.parse``."""
+    parts = TEMPLATE.fullmatch(text)
+    if parts is None:
+        msg = f"pair: {text!r} has not one slot with two words; write it as in: an oval moves {{left|right}}"
+        raise TransporterError(msg)
+    before, negative, positive, after = parts.groups()
+    return Pair(negative.strip(), positive.strip(), (f"{before}{SLOT}{after}", *contexts))
 
 
 def context_of(caption: str, word: str) -> str:

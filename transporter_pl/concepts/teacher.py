@@ -1,108 +1,199 @@
-"""What the frozen models say about every pair, before any vector is learned."""
+"""What the frozen models say about every pair; each thing is asked once, however many pairs share it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from transporter_pl.concepts.divergences import Divergence
-from transporter_pl.concepts.objectives import Points, token_divergence
 from transporter_pl.concepts.pairs import Contrast, Pair
+from transporter_pl.concepts.points import Points
+from transporter_pl.concepts.reading import token_divergence
 from transporter_pl.concepts.trajectories import (
     Setting,
-    generated_latents,
-    noised_latents,
-    points_at,
+    Trajectories,
+    generated_trajectories,
+    noised_trajectories,
 )
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.errors import TransporterError
+
+Key = tuple[int, int]
 
 
 class Teacher:
     """The frozen side of stage 2: conditions, contrasts, trajectories, v−, Δv and Δϑ.
 
+    Captions are told apart by their words: of pairs that share an ε−, its condition, its trajectories and
+    G(z_t, ε−, t) are computed once. Velocities and divergences are computed where they are first asked for, and kept.
+
     Args:
         bridge: Generator, Φ and VLM.
         pairs: The pairs.
         settings: E contexts, each of one pair.
+        at_once: Latents that a model is asked about at once.
 
     Attributes:
-        ends: ε− and ε+ of every context, (E, 2, L, D_c).
+        captions: The K different captions of all ends.
+        conditions: Their conditions, (K, L, D_c).
+        ends: Which captions are ε− and ε+ of every context, (E, 2).
         pair_of: Index of every context's pair, (E,).
 
     Raises:
         TransporterError: If a pair is no contrast to the VLM, or none to the generator.
     """
 
-    def __init__(self, bridge: Bridge, pairs: Sequence[Pair], settings: Sequence[Setting]) -> None:
-        self.bridge, self.settings, self.count = bridge, settings, len(pairs)
+    def __init__(self, bridge: Bridge, pairs: Sequence[Pair], settings: Sequence[Setting], at_once: int = 16) -> None:
+        self.bridge, self.pairs, self.settings, self.at_once = bridge, pairs, settings, at_once
         self.contrasts = [Contrast.of(bridge.vlm, pairs[s.pair], s.context) for s in settings]
-        with torch.no_grad():
-            self.ends = torch.stack(
-                [bridge.generator.encode_text(list(pairs[s.pair].captions(s.context))) for s in settings]
-            )
+        ends = [pairs[s.pair].captions(s.context) for s in settings]
+        self.captions: list[str] = []
+        self.conditions = torch.empty(0, *bridge.generator.condition_shape, device=bridge.generator.device)
+        self.ends = self.learn([caption for both in ends for caption in both]).view(-1, 2)
         self.pair_of = torch.tensor([s.pair for s in settings])
-        for (negative, positive), setting in zip(self.ends, settings, strict=True):
-            if torch.allclose(negative, positive):  # a batch's rows may differ in their last bits
-                msg = f"pair: the generator sees no contrast in {pairs[setting.pair].name!r} in {setting.context!r}; "
+        self._velocities: dict[Key, Tensor] = {}
+        self._divergences: dict[Key, float] = {}
+        self._check()
+
+    def _check(self) -> None:
+        for both, setting in zip(self.ends, self.settings, strict=True):
+            if torch.allclose(*self.conditions[both]):  # a batch's rows may differ in their last bits
+                name = self.pairs[setting.pair].name
+                msg = f"pair: the generator sees no contrast in {name!r} in {setting.context!r}; "
                 msg += "choose words that its text encoder tells apart, in a caption that is not cut off before them"
                 raise TransporterError(msg)
+
+    @property
+    def device(self) -> torch.device:
+        """Where models and conditions are."""
+        return self.conditions.device
 
     def to(self, device: torch.device) -> None:
         """Move models and conditions."""
         self.bridge.to(device)
-        self.ends = self.ends.to(device)
+        self.conditions = self.conditions.to(device)
+
+    @torch.no_grad()
+    def learn(self, captions: Sequence[str]) -> Tensor:
+        """Indices of captions among all, (len(captions),); those that are new are encoded."""
+        known = set(self.captions)
+        new = [caption for caption in dict.fromkeys(captions) if caption not in known]
+        encode = self.bridge.generator.encode_text
+        parts = [encode(new[i : i + self.at_once]) for i in range(0, len(new), self.at_once)]
+        self.captions += new
+        self.conditions = torch.cat([self.conditions.to(parts[0]), *parts]) if parts else self.conditions
+        places = {caption: index for index, caption in enumerate(self.captions)}
+        return torch.tensor([places[caption] for caption in captions])
+
+    def condition(self, context: Tensor, end: int) -> Tensor:
+        """ε− (end 0) or ε+ (end 1) of contexts (B,), (B, L, D_c)."""
+        return self.conditions[self.ends[context.cpu(), end]]
 
     def difference(self) -> Tensor:
         """Mean over each pair's contexts of ε+ − ε−, (pairs, L, D_c)."""
-        change = (self.ends[:, 1] - self.ends[:, 0]).float()
-        mine = self.pair_of.to(change.device)
-        return torch.stack([change[mine == index].mean(0) for index in range(self.count)])
+        every = torch.arange(len(self.ends))
+        change = (self.condition(every, 1) - self.condition(every, 0)).float()
+        return torch.stack([change[self.pair_of == index].mean(0) for index in range(len(self.pairs))])
 
     def condition_rms(self) -> float:
         """Root mean square of ε− over the rows that the captions fill."""
-        negative = self.ends[:, 0].float()
+        negative = self.conditions[sorted(set(self.ends[:, 0].tolist()))].float()
         return float(negative[negative.any(-1)].square().mean().sqrt())
 
-    def points(
+    # -- where q is trained -------------------------------------------------------------------------------------------
+
+    def draw(
         self,
-        rows: Iterable[int],
         draws: torch.Generator,
         seeds: int = 1,
         noise_seeds: int = 1,
         steps: int = 20,
         guidance: float | None = None,
-    ) -> Points:
-        """The points of some contexts, on the CPU.
+        watch: Callable[[Iterable[int]], Iterable[int]] = iter,
+    ) -> None:
+        """Draw the trajectories: of every caption where the generator draws them, otherwise of every clip.
 
         Args:
-            rows: Contexts.
             draws: Source of the noise.
-            seeds: Trajectories for each context and end where the generator draws them.
-            noise_seeds: Noises of each trajectory; consecutive points, to be averaged with ``mean_over_groups``.
+            seeds: Trajectories of each caption, where the generator draws them.
+            noise_seeds: Noises of each of these or of each clip, over which Δv and Δϑ are averaged.
             steps: Times on each trajectory.
             guidance: Guidance scale of the trajectories.
+            watch: Sees the batches pass by.
         """
-        generator, parts = self.bridge.generator, []
-        for row in rows:
-            clean, ends = self.settings[row].clean, self.ends[row]
-            count = noise_seeds * (seeds if clean is None else 1)
-            noise = torch.randn(count, *generator.latent_shape, generator=draws).to(ends.device)
-            if clean is None:
-                latents, times = generated_latents(generator, ends, noise, steps, guidance)
-            else:
-                latents, times = noised_latents(generator, clean.to(noise), noise, steps)
-            parts.append(points_at(generator, latents, times, ends, row).to(torch.device("cpu")))
-        return Points(*(torch.cat(fields) for fields in zip(*(vars(p).values() for p in parts), strict=True)))
+        generator, self.noise_seeds = self.bridge.generator, noise_seeds
+        clean = [s.clean for s in self.settings if s.clean is not None]
+        count, noises = (len(clean), noise_seeds) if clean else (len(self.captions), seeds * noise_seeds)
+        noise = torch.randn(count, noises, *generator.latent_shape, generator=draws)
+        if clean:
+            self.trajectories = noised_trajectories(generator, torch.stack(clean).cpu(), noise, steps)
+        else:
+            options = steps, guidance, self.at_once, watch
+            self.trajectories = generated_trajectories(generator, self.conditions, noise, *options)
+        self._rows = self._rows_of_contexts(self.trajectories, bool(clean))
 
-    def divergence(self, points: Points, prompt: str | None, measure: Divergence, at_once: int = 16) -> Tensor:
-        """Δϑ at every point, (M,), on the CPU; the clean estimates of so many points are decoded and read at once."""
-        result = torch.empty(len(points))
-        for row in sorted(set(points.context.tolist())):
-            for rows in (points.context == row).nonzero()[:, 0].split(at_once):
-                chunk = points[rows].to(self.ends.device)
-                ends, contrast = self.ends[row], self.contrasts[row]
-                result[rows] = token_divergence(self.bridge, chunk, ends, contrast, prompt, measure).float().cpu()
-        return result
+    def _rows_of_contexts(self, trajectories: Trajectories, clips: bool) -> list[Tensor]:
+        if clips:
+            return [trajectories.rows(index) for index in range(len(self.settings))]
+        return [torch.cat([trajectories.rows(end) for end in both]) for both in self.ends.tolist()]
+
+    def places(self, pair: int) -> Tensor:
+        """Where a pair may be trained: (M, 2) rows of the trajectories and contexts."""
+        mine = [(rows, index) for index, rows in enumerate(self._rows) if self.settings[index].pair == pair]
+        return torch.cat([torch.stack([rows, torch.full_like(rows, index)], 1) for rows, index in mine])
+
+    # -- what the models say there ------------------------------------------------------------------------------------
+
+    def points(self, places: Tensor) -> Points:
+        """What the generator says at places (B, 2), on the CPU."""
+        mates, ends = self._mates(places[:, 0]), self.ends[places[:, 1]]
+        group = mates.shape[1]
+        keys = [(row, caption) for both in ends.T.tolist() for row, caption in _product(mates, both)]
+        negative, positive = self.velocity(keys).reshape(2, len(places), group, *self.bridge.generator.latent_shape)
+        own = (places[:, 0] % group)[:, None] == torch.arange(group)
+        latents, t = self.trajectories.latents[places[:, 0]], self.trajectories.t[places[:, 0]]
+        return Points(latents, t, places[:, 0], places[:, 1], negative[own], (positive - negative).mean(1))
+
+    def _mates(self, rows: Tensor) -> Tensor:
+        """Rows over which Δv and Δϑ are averaged, (B, noise_seeds): the noises of one trajectory at one time."""
+        return rows[:, None] // self.noise_seeds * self.noise_seeds + torch.arange(self.noise_seeds)
+
+    @torch.no_grad()
+    def velocity(self, keys: list[Key]) -> Tensor:
+        """G(z_t, ε, t) of pairs (row of the trajectories, caption), on the CPU, (len(keys), C, T', H', W')."""
+        new = [key for key in dict.fromkeys(keys) if key not in self._velocities]
+        for start in range(0, len(new), self.at_once):
+            part = new[start : start + self.at_once]
+            rows, captions = torch.tensor(part).T
+            latents, t = (field[rows].to(self.device) for field in (self.trajectories.latents, self.trajectories.t))
+            fields = self.bridge.generator.velocity(latents, self.conditions[captions], t).cpu()
+            self._velocities.update(zip(part, fields, strict=True))
+        return torch.stack([self._velocities[key] for key in keys])
+
+    def divergence(self, places: Tensor, prompt: str | None, measure: Divergence) -> Tensor:
+        """Δϑ at places (B, 2), mean over the noises, on the CPU, (B,)."""
+        mates = self._mates(places[:, 0])
+        keys = list(_product(mates, places[:, 1].tolist()))
+        new = [key for key in dict.fromkeys(keys) if key not in self._divergences]
+        for start in range(0, len(new), self.at_once):
+            part = new[start : start + self.at_once]
+            found = self._token_divergence(torch.tensor(part), prompt, measure)
+            self._divergences.update(zip(part, found.tolist(), strict=True))
+        return torch.tensor([self._divergences[key] for key in keys]).view(mates.shape).mean(1)
+
+    def _token_divergence(self, places: Tensor, prompt: str | None, measure: Divergence) -> Tensor:
+        """Δϑ at places (B, 2) from the velocities of each place alone, without a mean."""
+        rows, context = places.T
+        ends = self.ends[context]
+        negative, positive = (self.velocity(list(zip(rows.tolist(), e, strict=True))) for e in ends.T.tolist())
+        latents, t = self.trajectories.latents[rows], self.trajectories.t[rows]
+        points = Points(latents, t, rows, context, negative, positive - negative).to(self.device)
+        contrasts = [self.contrasts[index] for index in context.tolist()]
+        return token_divergence(self.bridge, points, self.conditions[ends], contrasts, prompt, measure)
+
+
+def _product(mates: Tensor, others: Sequence[int]) -> Iterable[Key]:
+    """Each row of the mates (B, G) with the B-th of the others."""
+    return ((row, other) for group, other in zip(mates.tolist(), others, strict=True) for row in group)

@@ -1,16 +1,18 @@
-"""Where concept vectors are trained: intermediate latents of both ends, ε− and ε+."""
+"""Where concept vectors are trained: intermediate latents of both ends, ε− and ε+.
+
+Drawn from ε− alone, q would never be trained where sampling with it goes.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from transporter_pl.adapters import GeneratorAdapter
-from transporter_pl.concepts.objectives import Points
 from transporter_pl.concepts.pairs import Pair, context_of
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.sampler import denoise
@@ -78,64 +80,76 @@ def settings_in(data: Iterable[Encoded], pairs: Sequence[Pair], clips: int) -> l
     return settings
 
 
-def generated_latents(
-    generator: GeneratorAdapter, ends: Tensor, noise: Tensor, steps: int, guidance: float | None
-) -> tuple[Tensor, Tensor]:
-    """Every z_t on the way from noise to both ends' videos.
+@dataclass(frozen=True)
+class Trajectories:
+    """Intermediate latents z_t of several captions or clips: R rows, the noise runs fastest, then time, then caption.
 
-    Drawn from ε− alone, q would never be trained where sampling with it goes.
+    Attributes:
+        latents: z_t, (R, C, T', H', W').
+        t: Their times, (R,).
+        noises: Noises of each caption or clip at each time.
+        each: Rows of each caption or clip.
+    """
+
+    latents: Tensor
+    t: Tensor
+    noises: int
+    each: int
+
+    def rows(self, index: int) -> Tensor:
+        """Rows of one caption or clip."""
+        return torch.arange(index * self.each, (index + 1) * self.each)
+
+
+def generated_trajectories(
+    generator: GeneratorAdapter,
+    conditions: Tensor,
+    noise: Tensor,
+    steps: int,
+    guidance: float | None,
+    at_once: int,
+    watch: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> Trajectories:
+    """Every z_t on the way from noise to the videos of several captions, on the CPU.
 
     Args:
         generator: The generator.
-        ends: ε− and ε+, (2, L, D_c).
-        noise: z_1 of S trajectories, the same for both ends, (S, C, T', H', W').
-        steps: Denoising steps K.
-        guidance: Guidance scale of the trajectories; ``None`` takes the generator's own.
-
-    Returns:
-        Latents (K, 2S, C, T', H', W') and their times (K,).
+        conditions: ε of K captions, (K, L, D_c).
+        noise: z_1 of S trajectories of every caption, (K, S, C, T', H', W').
+        steps: Denoising steps of each.
+        guidance: Guidance scale; ``None`` takes the generator's own.
+        at_once: Latents that are denoised at once.
+        watch: Sees the batches pass by, as a progress bar does.
     """
-    conditions = ends.repeat_interleave(len(noise), 0)
-    path = list(denoise(generator, conditions, torch.cat([noise, noise]), steps, guidance))[:-1]
-    return torch.stack([z for _, z in path]), torch.tensor([t for t, _ in path])
+    noises, clips = noise.shape[1], noise.flatten(0, 1)
+    rows = range(0, len(clips), at_once)
+    paths, times = [], []
+    for start in watch(rows):
+        chosen = slice(start, start + at_once)
+        condition = conditions.repeat_interleave(noises, 0)[chosen] if noises > 1 else conditions[chosen]
+        path = list(denoise(generator, condition, clips[chosen].to(condition.device), steps, guidance))[:-1]
+        paths.append(torch.stack([z.cpu() for _, z in path]))
+        times = [t for t, _ in path]
+    latents = torch.cat(paths, 1).reshape(steps, len(conditions), noises, *generator.latent_shape).movedim(0, 1)
+    return _rows(latents, torch.tensor(times))
 
 
-def noised_latents(generator: GeneratorAdapter, clean: Tensor, noise: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """z_t = (1 − t) z + t ω of a clip.
+def noised_trajectories(generator: GeneratorAdapter, clean: Tensor, noise: Tensor, steps: int) -> Trajectories:
+    """z_t = (1 − t) z + t ω of several clips, on the CPU.
 
     Args:
         generator: The generator, whose schedule gives the times.
-        clean: z, (C, T', H', W').
-        noise: ω, (S, C, T', H', W').
-        steps: Number of times K.
-
-    Returns:
-        Latents (K, S, C, T', H', W') and their times (K,).
+        clean: z, (K, C, T', H', W').
+        noise: ω, (K, S, C, T', H', W').
+        steps: Number of times.
     """
     times = generator.schedule(steps).times.to(noise)
     share = times[:, None, None, None, None, None]
-    return (1 - share) * clean + share * noise, times
+    return _rows((1 - share) * clean[:, None, None].to(noise) + share * noise[:, None], times)
 
 
-@torch.no_grad()
-def points_at(generator: GeneratorAdapter, latents: Tensor, times: Tensor, ends: Tensor, context: int) -> Points:
-    """What the frozen generator says at the latents (K, S, ...) of one context: K·S points, S running fastest."""
-    fields = []
-    for z, t in zip(latents, times, strict=True):
-        both = generator.velocity(torch.cat([z, z]), ends.repeat_interleave(len(z), 0), t.to(z).expand(2 * len(z)))
-        fields.append(torch.stack(both.chunk(2)))
-    negative, positive = torch.cat(fields, 1)
-    count = latents.shape[1]
-    return Points(
-        latents=latents.flatten(0, 1),
-        t=times.to(latents).repeat_interleave(count),
-        context=torch.full((len(negative),), context, device=latents.device),
-        velocity=negative,
-        change=positive - negative,
-    )
-
-
-def mean_over_groups(values: Tensor, group: int) -> Tensor:
-    """The mean of every ``group`` consecutive rows in place of each of them, (M, ...)."""
-    means: Tensor = values.reshape(-1, group, *values.shape[1:]).mean(1)
-    return means.repeat_interleave(group, 0)
+def _rows(latents: Tensor, times: Tensor) -> Trajectories:
+    """Latents (K, steps, S, C, T', H', W') as rows."""
+    count, steps, noises = latents.shape[:3]
+    t = times.repeat_interleave(noises).repeat(count)
+    return Trajectories(latents.flatten(0, 2).contiguous(), t, noises, steps * noises)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class Modulation:
             and with it (1); ``None`` moves all frames through the condition alone.
 
     Raises:
-        TransporterError: If φ is not finite, the window is empty, or a frame weight leaves [0, 1].
+        TransporterError: If φ is not finite, the window is empty or leaves [0, 1], or a frame weight leaves [0, 1].
     """
 
     vector: Tensor
@@ -38,10 +38,7 @@ class Modulation:
         if not bool(phi.isfinite().all()):
             msg = f"phi: {phi.tolist()} is not finite; give finite numbers, 0 for ε− and 1 for ε+"
             raise TransporterError(msg)
-        low, high = self.window
-        if not low <= high:
-            msg = f"window: {self.window} is empty; give (low, high) with low ≤ high, t running from 1 (noise) to 0"
-            raise TransporterError(msg)
+        check_window(self.window)
         if self.frames is not None and not all(0 <= weight <= 1 for weight in self.frames):
             msg = f"frames: {self.frames} leaves [0, 1]; give one weight in [0, 1] for every latent frame"
             raise TransporterError(msg)
@@ -50,6 +47,29 @@ class Modulation:
         """Whether t lies in the window."""
         low, high = self.window
         return low <= t <= high
+
+    def of(self, rows: Tensor) -> Modulation:
+        """The concept for some of the clips."""
+        phi = torch.as_tensor(self.phi)
+        vector = self.vector[rows] if self.vector.ndim > 2 else self.vector
+        return replace(self, vector=vector, phi=phi[rows] if phi.ndim else phi)
+
+    def key(self, row: int) -> tuple[float, int]:
+        """What tells one clip from another as far as the concept is concerned."""
+        phi = torch.as_tensor(self.phi)
+        return float(phi[row] if phi.ndim else phi), row if self.vector.ndim > 2 else 0
+
+
+def check_window(window: tuple[float, float]) -> None:
+    """Refuse a window that is empty, or leaves [0, 1].
+
+    Raises:
+        TransporterError: If so.
+    """
+    if not (len(window) == 2 and 0 <= window[0] <= window[1] <= 1):
+        shown = " ".join(f"{value:g}" for value in window)
+        msg = f"window: {shown} is no part of [0, 1]; give (low, high) with 0 ≤ low ≤ high ≤ 1, t running from 1 (noise) "
+        raise TransporterError(msg + "to 0")
 
 
 def modulate(condition: Tensor, modulations: Sequence[Modulation]) -> Tensor:

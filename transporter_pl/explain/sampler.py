@@ -24,18 +24,25 @@ def sample(
     guidance: float | None = None,
     modulations: Sequence[Modulation] = (),
     watch: Watch = iter,
+    start: int = 0,
+    batch_size: int | None = None,
 ) -> Tensor:
     """Denoise as the generator's own pipeline does: v = v_u + g (v_c − v_u), v_u the velocity of an empty caption.
+
+    Rows that are still alike are asked of the generator once: of a sweep of φ with one noise, all steps before the
+    concept's window cost one row.
 
     Args:
         generator: The generator Ξ.
         condition: ε−, (B, L, D_c).
-        noise: z_1, (B, C, T', H', W').
+        noise: z_1, (B, C, T', H', W'); with a ``start``, the latents there.
         steps: Denoising steps.
         guidance: Classifier-free guidance scale g, the same in all steps, 1 is without guidance; ``None`` takes the
             generator's own, which may depend on t.
         modulations: Concepts that move the condition.
         watch: Is given the steps, as ``denoise`` yields them, and hands them on.
+        start: Index of the first step.
+        batch_size: Rows that the generator is asked about at once; ``None`` is all.
 
     Returns:
         Latents z_0, (B, C, T', H', W').
@@ -43,7 +50,8 @@ def sample(
     Raises:
         TransporterError: If there is no step, the guidance is below 1, or frame weights don't fit the latents.
     """
-    ((_, latents),) = deque(watch(denoise(generator, condition, noise, steps, guidance, modulations)), maxlen=1)
+    path = denoise(generator, condition, noise, steps, guidance, modulations, start, batch_size)
+    ((_, latents),) = deque(watch(path), maxlen=1)
     return latents
 
 
@@ -55,31 +63,57 @@ def denoise(
     steps: int,
     guidance: float | None = None,
     modulations: Sequence[Modulation] = (),
+    start: int = 0,
+    batch_size: int | None = None,
 ) -> Iterator[Step]:
     """The steps of ``sample``: yields (t, z_t) before every step, and (0, z_0) last."""
-    check_counts(steps=steps, guidance=guidance)
+    check_counts(steps=steps, guidance=guidance, batch_size=batch_size)
     check_frames(modulations, noise.shape[2])
     schedule = generator.schedule(steps)
-    times = schedule.times.tolist()
+    times = schedule.times.tolist()[start:]
     scales = [generator.guidance_at(t) if guidance is None else guidance for t in times]
-    unconditional = generator.encode_text([""]).expand_as(condition) if max(scales) > 1 else None
-    latents = noise
-    for index, (t, scale) in enumerate(zip(times, scales, strict=True)):
+    unconditional = generator.encode_text([""]) if max(scales, default=1.0) > 1 else None
+    latents, alike = noise, _alike(condition, noise)
+    for index, (t, scale) in enumerate(zip(times, scales, strict=True), start):
         yield t, latents
-        layers = Layers.at(t, condition, modulations)
-        fields = velocities(generator, latents, layers, schedule.times[index], unconditional)
-        velocity = layers.blend(fields[: len(layers.conditions)])
-        if unconditional is not None:
-            velocity = fields[-1] + scale * (velocity - fields[-1])
+        alike = _parted(alike, [m for m in modulations if m.acts(t)])
+        parts = []
+        for rows in torch.split(torch.tensor(sorted(set(alike))), batch_size or len(alike)):
+            layers = Layers.at(t, condition[rows], [m.of(rows) for m in modulations])
+            fields = velocities(generator, latents[rows], layers, schedule.times[index], unconditional)
+            velocity = layers.blend(fields[: len(layers.conditions)])
+            parts.append(velocity if unconditional is None else fields[-1] + scale * (velocity - fields[-1]))
+        first = {row: place for place, row in enumerate(sorted(set(alike)))}
+        velocity = torch.cat(parts)[[first[row] for row in alike]]
         latents = schedule.step(velocity, index, latents)
     yield 0.0, latents
+
+
+def _alike(condition: Tensor, latents: Tensor) -> list[int]:
+    """For every row, the first that has the same condition and latents."""
+    first: list[int] = []
+    for row in range(len(latents)):
+        same = (
+            other
+            for other in dict.fromkeys(first)
+            if torch.equal(latents[other], latents[row]) and torch.equal(condition[other], condition[row])
+        )
+        first.append(next(same, row))
+    return first
+
+
+def _parted(alike: list[int], active: Sequence[Modulation]) -> list[int]:
+    """``alike``, after concepts have acted that are not the same for all rows."""
+    keys = [(first, *(m.key(row) for m in active)) for row, first in enumerate(alike)]
+    return [keys.index(key) for key in keys]
 
 
 def velocities(
     generator: GeneratorAdapter, latents: Tensor, layers: Layers, t: Tensor, unconditional: Tensor | None
 ) -> tuple[Tensor, ...]:
     """The field of every layer, and of the empty caption last, in one forward; (B, C, T', H', W') each."""
-    conditions = [*layers.conditions, *([] if unconditional is None else [unconditional])]
+    empty = [] if unconditional is None else [unconditional.expand_as(layers.conditions[0])]
+    conditions = [*layers.conditions, *empty]
     times = t.to(latents).expand(len(conditions) * len(latents))
     fields = generator.velocity(torch.cat([latents] * len(conditions)), torch.cat(conditions), times)
     return fields.chunk(len(conditions))

@@ -13,9 +13,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException
 
 from transporter_pl.adapters import GeneratorAdapter, VLMAdapter
 from transporter_pl.concepts.divergences import hellinger
-from transporter_pl.concepts.objectives import Points, token_divergence, velocity_objective
+from transporter_pl.concepts.objectives import velocity_objective
 from transporter_pl.concepts.pairs import Contrast
-from transporter_pl.concepts.trajectories import points_at
+from transporter_pl.concepts.points import Points
+from transporter_pl.concepts.reading import token_divergence
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.config import CouplingConfig
 from transporter_pl.coupling.losses import LossWeights
@@ -52,17 +53,13 @@ class Batches:
     Attributes:
         encode: Clips encoded at once.
         coupling: Clips a batch of stage 1.
-        concept: Points of each pair a step of stage 2.
-        pairs: Pairs that stage 2 learns at once.
-        trajectories: Trajectories that stage 2 draws at once towards each end, seeds times noise_seeds.
+        concept: Points a step of stage 2, of all its pairs, and latents that it draws and asks about at once.
         explain: Videos drawn at once.
     """
 
     encode: int = 8
     coupling: int = 8
     concept: int = 8
-    pairs: int = 1
-    trajectories: int = 1
     explain: int = 8
 
     def __post_init__(self) -> None:
@@ -152,7 +149,7 @@ class ConceptSteps:
 
     def parts(self) -> Iterator[Part]:
         """Of stage 2: one sampling step of both ends, Δϑ of some points, and one optimiser step."""
-        rows = self.batches.concept * self.batches.pairs
+        rows = self.batches.concept
         vectors = self._vectors()
         optimizer = torch.optim.Adam([vectors], foreach=True)
         yield Part("trajectory step", self._trajectories)
@@ -191,9 +188,8 @@ class ConceptSteps:
 
     @torch.no_grad()
     def _trajectories(self) -> None:
-        noise = draw_noise(self.bridge.generator, [0] * self.batches.trajectories)
-        latents = self._denoise(torch.cat([noise, noise]), self.ends.repeat_interleave(len(noise), 0))
-        points_at(self.bridge.generator, latents[None], torch.tensor([TIME], device=noise.device), self.ends, 0)
+        noise = draw_noise(self.bridge.generator, [0] * self.batches.concept)
+        self._denoise(noise, self.ends[:1].expand(len(noise), -1, -1))
 
     def _denoise(self, latents: Tensor, condition: Tensor) -> Tensor:
         """What one step of ``denoise`` asks of the generator, with guidance where it is meant to be sampled with it."""
@@ -204,14 +200,15 @@ class ConceptSteps:
         return velocities(generator, latents, Layers.at(TIME, condition, []), t, unconditional)[0]
 
     def _divergence(self, points: Points) -> None:
-        token_divergence(self.bridge, points, self.ends, Contrast("a", 0, 1), None, hellinger)
+        ends, contrasts = self.ends.expand(len(points), -1, -1, -1), [Contrast("a", 0, 1)] * len(points)
+        token_divergence(self.bridge, points, ends, contrasts, None, hellinger)
 
     def _step(self, points: Points, vectors: Tensor, optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
         with autocast(self.precision, self.ends.device):
             phi = torch.tensor([0.5] * len(points), device=self.ends.device)
             condition = self.ends[None][points.context, 0]
-            moved = vectors.repeat_interleave(self.batches.concept, 0)
+            moved = vectors.expand(len(points), -1, -1)
             loss, _ = velocity_objective(self.bridge.generator, points, condition, moved, phi)
         loss.sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -220,10 +217,10 @@ class ConceptSteps:
         """As the teacher has computed them; all at one t, as two experts would share a batch otherwise."""
         latents = torch.randn(count, *self.bridge.generator.latent_shape, device=self.ends.device)
         t, context = (torch.tensor([value] * count, device=self.ends.device) for value in (TIME, 0))
-        return Points(latents, t, context, torch.zeros_like(latents), torch.zeros_like(latents))
+        return Points(latents, t, context, context, torch.zeros_like(latents), torch.zeros_like(latents))
 
     def _vectors(self) -> Tensor:
-        shape = self.batches.pairs, *self.ends.shape[1:]
+        shape = 1, *self.ends.shape[1:]
         return torch.zeros(shape, device=self.ends.device, requires_grad=True)
 
 

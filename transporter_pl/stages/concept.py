@@ -1,9 +1,9 @@
-"""Stage 2: learn one concept vector a pair."""
+"""Stage 2: learn a concept vector for each of many pairs in one run."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -11,34 +11,37 @@ from typing import Any, Literal
 import lightning as L  # noqa: N812
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from transporter_pl.concepts.bank import Concept, ConceptBank
 from transporter_pl.concepts.divergences import divergences
-from transporter_pl.concepts.objectives import Points, velocity_objective
-from transporter_pl.concepts.pairs import Pair
+from transporter_pl.concepts.objectives import Loss, check_objective, new_objective
+from transporter_pl.concepts.pairs import Pair, pairs_of
 from transporter_pl.concepts.teacher import Teacher
-from transporter_pl.concepts.trajectories import mean_over_groups, settings_in, settings_of
+from transporter_pl.concepts.trajectories import settings_in, settings_of
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError, check_counts
+from transporter_pl.explain.explainer import Explainer
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.origin import checkpoint_name
 from transporter_pl.samples import Encoded, Origin, VideoSpec
 from transporter_pl.stages.hyperparameters import built, check_choices, export_folder, plain
 
 COUNTS = ("seeds", "noise_seeds", "sampling_steps", "guidance", "steps", "batch_size")
-RECENT = 50  # steps over which the reported loss is averaged
-SAMPLE = 16  # points of each pair at which Δϑ is measured where φ does not need it everywhere
+RECENT = 50  # steps over which the reported loss is averaged; more, where the pairs' turns take longer
+SAMPLE = 16  # places of each pair at which the Δϑ that the bank tells is measured
 
 
 class ConceptStage(L.LightningModule):
     """Learns the vectors q of all pairs in one run; everything else is frozen.
 
-    L = ‖ sg[G(z_t, ε−, t) + φ Δv] − G(z_t, ε− + φ q, t) ‖². The latents z_t, v−, Δv and Δϑ belong to frozen models, so
-    they are computed once, when the training starts. It needs no data module unless ``trajectory`` is ``data``.
+    L = ‖ sg[G(z_t, ε−, t) + φ Δv] − G(z_t, ε− + φ q, t) ‖², or another objective. The latents z_t, v−, Δv and Δϑ belong
+    to frozen models, so they are computed once, for all pairs that share them. It needs no data module unless
+    ``trajectory`` is ``data``.
 
     φ is Δϑ (``divergence``, the paper's) or uniform in [0, 1]. Δϑ is measured at the same z_t for both ends: it is
     large at large t and nears 0 with t, so q hardly learns the late steps from it. Where Δϑ is near 1, the target is
@@ -49,11 +52,13 @@ class ConceptStage(L.LightningModule):
         vlm: The VLM Ω.
         video: Geometry of the videos.
         coupling: Folder of Φ.
-        pairs: The pairs, with their contexts.
+        pairs: The pairs, with their contexts, or templates with both words, "a player {hits|misses} the ball".
         export: Folder of the finished bank, by default ``concepts`` in the trainer's ``default_root_dir``.
         shape: ``sequence`` learns (L, D_c), bound to the place of the words in the caption; ``vector`` one (D_c,) for
             all rows.
-        init: ``zeros`` (presumably the paper's) or ``difference``: the mean over contexts of ε+ − ε−.
+        init: ``difference``: the mean over contexts of ε+ − ε−; or ``zeros``, presumably the paper's.
+        objective: Registered name of what is minimised: ``velocity``, the paper's, or ``vlm_guided``.
+        objective_options: Its options.
         phi: How φ is chosen at every point.
         divergence: Registered name of Δϑ's measure.
         trajectory: ``generated``: z_t from the generator's denoising towards both ends; ``data``: from noised latents
@@ -62,11 +67,13 @@ class ConceptStage(L.LightningModule):
         noise_seeds: Noises of each of these, over which Δv and Δϑ are averaged; 1 leaves each z_t its own Δv.
         sampling_steps: Times on each trajectory.
         guidance: Guidance scale of the trajectories; ``None`` takes the generator's own. The loss has none.
-        steps: Optimiser steps (the paper: 1000).
-        batch_size: Points of each pair a step, and points at which the VLM is read at once; fewer need less memory.
+        steps: Optimiser steps (the paper: 1000, from zeros).
+        batch_size: Points a step, of the pairs in turn, and latents that a model is asked about at once; fewer need
+            less memory.
         lr: Learning rate, decayed linearly to a twentieth.
         lr_unit: ``rms``: lr counts in units of the conditions' root mean square; ``absolute``: the paper's.
         prompt: The question under which Δϑ is read; ``None`` takes the VLM's own.
+        calibration_seeds: Seeds with which each concept is drawn and measured after the training; 0 leaves it out.
         seed: Seed of trajectories and batches.
 
     Raises:
@@ -81,10 +88,12 @@ class ConceptStage(L.LightningModule):
         vlm: BackboneSpec,
         video: VideoSpec,
         coupling: str,
-        pairs: list[Pair],
+        pairs: list[Pair | str],
         export: str | None = None,
         shape: Literal["sequence", "vector"] = "sequence",
-        init: Literal["zeros", "difference"] = "zeros",
+        init: Literal["zeros", "difference"] = "difference",
+        objective: str = "velocity",
+        objective_options: dict[str, Any] | None = None,
         phi: Literal["divergence", "uniform"] = "uniform",
         divergence: str = "hellinger",
         trajectory: Literal["generated", "data"] = "generated",
@@ -92,26 +101,29 @@ class ConceptStage(L.LightningModule):
         noise_seeds: int = 1,
         sampling_steps: int = 20,
         guidance: float | None = None,
-        steps: int = 1000,
+        steps: int = 100,
         batch_size: int = 8,
         lr: float = 0.01,
         lr_unit: Literal["rms", "absolute"] = "rms",
         prompt: str | None = None,
+        calibration_seeds: int = 2,
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         self.hparams.update({name: plain(value) for name, value in self.hparams.items()})
-        self.pairs = [built(Pair, pair) for pair in pairs]
+        self.pairs = pairs_of(pairs)
         self.backbones = built(BackboneSpec, generator), built(BackboneSpec, vlm)
         self.video, self.coupling = built(VideoSpec, video), coupling
         _check_pairs(self.pairs)
         check_counts(**{name: self.hparams[name] for name in COUNTS})
         check_choices(ConceptStage, self.hparams)
-        self.measure = divergences.get(divergence)
+        self.measure, self.options = divergences.get(divergence), objective_options or {}
+        check_objective(objective, self.options)
+        _check_turns(len(self.pairs), steps * batch_size)
         self.teacher: Teacher | None = None
         self.register_parameter("vectors", None)
-        self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=RECENT)
+        self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(RECENT, -(-len(self.pairs) // batch_size)))
 
     # -- what is frozen -----------------------------------------------------------------------------------------------
 
@@ -119,46 +131,34 @@ class ConceptStage(L.LightningModule):
         """Load the backbones and Φ, and see that every pair is a contrast to the VLM."""
         if self.teacher is not None:
             return
+        options = self.hparams
         export_folder(self, "concepts")
-        clips = self._data() if self.hparams["trajectory"] == "data" else None
-        settings = settings_of(self.pairs) if clips is None else settings_in(clips, self.pairs, self.hparams["seeds"])
+        clips = self._data() if options["trajectory"] == "data" else None
+        settings = settings_of(self.pairs) if clips is None else settings_in(clips, self.pairs, options["seeds"])
         network, place = CouplingNetwork.from_pretrained(self.coupling), str(self.trainer.strategy.root_device)
         bridge = Bridge(*load_pair(*self.backbones, self.video, network, place), network)
-        self.teacher = Teacher(bridge, self.pairs, settings)  # no submodule of ours: checkpoints hold q alone
+        # no submodule of ours: checkpoints hold q alone
+        self.teacher = Teacher(bridge, self.pairs, settings, options["batch_size"])
+        self.objective = new_objective(options["objective"], self.teacher, options["prompt"], self.options)
 
     def on_fit_start(self) -> None:
-        """Compute what the frozen models say at every point, once."""
+        """Draw the trajectories, once."""
         options, teacher = self.hparams, self._fitted()
         teacher.to(self.device)
-        draws = torch.Generator().manual_seed(options["seed"])
-        contexts = range(len(teacher.settings))
-        points = teacher.points(
-            track(contexts, "Trajectories", transient=True, disable=not self.trainer.is_global_zero),
-            draws,
+        self.draws = torch.Generator().manual_seed(options["seed"] + self.global_rank)
+        teacher.draw(
+            torch.Generator().manual_seed(options["seed"]),
             seeds=options["seeds"],
             noise_seeds=options["noise_seeds"],
             steps=options["sampling_steps"],
             guidance=options["guidance"],
+            watch=self._watch("Trajectories"),
         )
-        owner = teacher.pair_of[points.context]
-        self.rows = [(owner == index).nonzero()[:, 0] for index in range(len(self.pairs))]
-        self.dials, self.divergence = self._dials(points, draws)
-        self.points = replace(points, change=mean_over_groups(points.change, options["noise_seeds"]))
-        self.draws = torch.Generator().manual_seed(options["seed"] + self.global_rank)
+        self.places = [teacher.places(index) for index in range(len(self.pairs))]
+        self.objective.prepare(self.places)
 
-    def _dials(self, points: Points, draws: torch.Generator) -> tuple[Tensor | None, Tensor]:
-        """φ = Δϑ of every point (or none, if φ is uniform), and Δϑ of every pair, for which a sample of points does."""
-        read = partial(
-            self._fitted().divergence,
-            prompt=self.hparams["prompt"],
-            measure=self.measure,
-            at_once=self.hparams["batch_size"],
-        )
-        if self.hparams["phi"] == "divergence":
-            dials = mean_over_groups(read(points), self.hparams["noise_seeds"])
-            return dials, torch.stack([dials[rows].mean() for rows in self.rows])
-        some = [rows[torch.randperm(len(rows), generator=draws)[:SAMPLE]] for rows in self.rows]
-        return None, torch.stack([read(points[rows]).mean() for rows in some])
+    def _watch(self, what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
+        return partial(track, description=what, transient=True, disable=not self.trainer.is_global_zero)
 
     def _data(self) -> Iterable[Encoded]:
         datamodule = getattr(self.trainer, "datamodule", None)
@@ -191,43 +191,63 @@ class ConceptStage(L.LightningModule):
         self.vectors = nn.Parameter(start if self.hparams["init"] == "difference" else torch.zeros_like(start))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for the checkpoint's vectors; no backbone is needed for that."""
+        """Make room for the checkpoint's vectors; no backbone is needed for that, unless the training goes on."""
+        state = checkpoint["state_dict"]
         if self.vectors is None:
-            self.vectors = nn.Parameter(torch.empty_like(checkpoint["state_dict"]["vectors"]))
+            self.vectors = nn.Parameter(torch.empty_like(state["vectors"]))
+        if self.teacher is None:
+            checkpoint["state_dict"] = {"vectors": state["vectors"]}
 
     def train_dataloader(self) -> DataLoader[int]:
         """One item a step; the points are drawn in the step."""
         return DataLoader(range(self.hparams["steps"]), batch_size=None)  # type: ignore[arg-type]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam with linear decay."""
+        """Adam with linear decay, for the vectors and for what the objective learns."""
         unit = self._fitted().condition_rms() if self.hparams["lr_unit"] == "rms" else 1.0
-        optimizer = torch.optim.Adam([self.vectors], self.hparams["lr"] * unit)
+        own = {"params": list(self.objective.parameters()), "lr": self.objective.lr}
+        groups: list[dict[str, Any]] = [{"params": [self.vectors]}, own]
+        optimizer = torch.optim.Adam(groups, self.hparams["lr"] * unit)
         decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.05, self.hparams["steps"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": decay, "interval": "step"}}
 
-    def training_step(self, batch: object, index: int) -> Tensor:
-        """The objective at points of every pair, summed over pairs, as each pair has a vector of its own."""
+    def training_step(self, batch: int, index: int) -> Tensor:
+        """The objective at points of the pairs in turn, as each pair has a vector of its own."""
         count, teacher = self.hparams["batch_size"], self._fitted()
-        rows = torch.cat([r[torch.randint(len(r), (count,), generator=self.draws)] for r in self.rows])
-        points = self.points[rows].to(self.device)
-        phi = torch.rand(len(rows), generator=self.draws) if self.dials is None else self.dials[rows]
-        vectors = self.vectors.repeat_interleave(count, 0)
-        condition = teacher.ends[points.context, 0]
-        results = velocity_objective(teacher.bridge.generator, points, condition, vectors, phi.to(self.device))
-        loss, start = (r.reshape(-1, count).mean(1) for r in results)
-        self.recent.append((loss.detach(), start))
-        self._log(loss.detach(), start)
-        total: Tensor = loss.sum()
+        owner = (self.global_step * count + torch.arange(count)) % len(self.pairs)
+        places = torch.stack([self._place(pair) for pair in owner.tolist()])
+        points = teacher.points(places).to(self.device)
+        phi = self._dial(places).to(self.device)
+        loss = self.objective(points, self.concepts()[owner.to(self.device)], phi)
+        self._log(owner, loss)
+        # the mean over each pair's points, summed over pairs
+        total: Tensor = (loss.total / owner.bincount()[owner].to(loss.total)).sum()
         return total
 
-    def _log(self, loss: Tensor, start: Tensor) -> None:
-        self.log("loss", loss.mean(), prog_bar=True, batch_size=1)
-        self.log("explained", 1 - loss.sum() / start.sum(), prog_bar=True, batch_size=1)
-        for index, pair in enumerate(self.pairs):
-            self.log(f"loss/{pair.name}", loss[index], batch_size=1)
-            self.log(f"explained/{pair.name}", 1 - loss[index] / start[index], batch_size=1)
-            self.log(f"divergence/{pair.name}", self.divergence[index], batch_size=1)
+    def concepts(self) -> Tensor:
+        """All vectors q, (pairs, L, D_c) or (pairs, 1, D_c): the vectors, and what the objective adds to them."""
+        shift = self.objective.shift()
+        if shift is None:
+            return self.vectors
+        return self.vectors + (shift.mean(1, keepdim=True) if self.hparams["shape"] == "vector" else shift)
+
+    def _place(self, pair: int) -> Tensor:
+        places = self.places[pair]
+        return places[torch.randint(len(places), (), generator=self.draws)]
+
+    def _dial(self, places: Tensor) -> Tensor:
+        """φ of places (B, 2)."""
+        if self.hparams["phi"] == "uniform":
+            return torch.rand(len(places), generator=self.draws)
+        return self._fitted().divergence(places, self.hparams["prompt"], self.measure)
+
+    def _log(self, owner: Tensor, loss: Loss) -> None:
+        with torch.no_grad():
+            self.recent.append((owner, torch.stack([loss.velocity, loss.start]).float().cpu()))
+            self.log("loss", loss.total.mean(), prog_bar=True, batch_size=1)
+            self.log("explained", 1 - loss.velocity.sum() / loss.start.sum(), prog_bar=True, batch_size=1)
+            for name, values in loss.parts.items():
+                self.log(name, values.mean(), prog_bar=True, batch_size=1)
 
     def on_train_batch_end(self, *_: object) -> None:
         """Stop after ``steps``, whatever loader runs."""
@@ -237,35 +257,72 @@ class ConceptStage(L.LightningModule):
     # -- what is handed on --------------------------------------------------------------------------------------------
 
     def on_fit_end(self) -> None:
-        """Write the bank's folder, if there was a step."""
-        if self.trainer.is_global_zero and self.recent:
-            self.bank().save(export_folder(self, "concepts"))
+        """Write the bank's folder, if there was a step; then measure what the concepts do, and write that too."""
+        if not (self.trainer.is_global_zero and self.recent):
+            return
+        folder, bank = export_folder(self, "concepts"), self.bank()
+        bank.save(folder)
+        if self.hparams["calibration_seeds"]:
+            calibrated = self._calibrated(bank)
+            calibrated.save(folder)
+            for concept in calibrated.entries:
+                if concept.calibration is not None:
+                    Console().print(concept.calibration.sentence(concept.pair), soft_wrap=True)
+
+    def _calibrated(self, bank: ConceptBank) -> ConceptBank:
+        explainer = Explainer(self._fitted().bridge, bank, self.hparams["divergence"])
+        guided = {name: self.hparams[name] for name in ("guidance", "prompt")}
+        measured = [
+            replace(concept, calibration=explainer.calibrate(concept.pair, self.hparams["calibration_seeds"], **guided))
+            for concept in self._watch("Calibration")(bank.entries)
+        ]
+        return replace(bank, entries=tuple(measured))
 
     def bank(self) -> ConceptBank:
         """The bank as it stands; after or during a training."""
-        bridge = self._fitted().bridge
-        loss, start = (torch.stack(column).mean(0) for column in zip(*self.recent, strict=True))
+        teacher, options = self._fitted(), self.hparams
+        owner = torch.cat([owners for owners, _ in self.recent])
+        values = torch.cat([values for _, values in self.recent], 1)
+        mean = [values[:, owner == index].mean(1).tolist() for index in range(len(self.pairs))]
+        vectors = self.concepts().detach()
         entries = tuple(
             Concept(
                 pair=pair,
-                vector=(self.vectors[i, 0] if self.hparams["shape"] == "vector" else self.vectors[i]).detach().clone(),
-                divergence=self.divergence[i].item(),
+                vector=(vectors[i, 0] if options["shape"] == "vector" else vectors[i]).clone(),
+                divergence=self._divergence(i),
                 steps=self.global_step,
-                loss=loss[i].item(),
-                explained=(1 - loss[i] / start[i]).item(),
-                prompt=self.hparams["prompt"] or bridge.vlm.default_prompt,
-                objective=f"velocity, φ {self.hparams['phi']}",
+                loss=velocity,
+                explained=1 - velocity / start,
+                prompt=options["prompt"] or teacher.bridge.vlm.default_prompt,
+                objective=self._story(i),
             )
-            for i, pair in enumerate(self.pairs)
+            for i, (pair, (velocity, start)) in enumerate(zip(self.pairs, mean, strict=True))
         )
-        made = bridge.origin
+        made = teacher.bridge.origin
         return ConceptBank(made.generator, made.vlm, self.coupling, entries, made.generator_weights, made.vlm_weights)
+
+    def _story(self, pair: int) -> str:
+        """What was minimised, how φ was chosen, and what the objective has learned."""
+        parts = self.hparams["objective"], f"φ {self.hparams['phi']}", self.objective.story(pair)
+        return ", ".join(part for part in parts if part)
+
+    def _divergence(self, pair: int) -> float:
+        """Δϑ of a pair, mean over some of its places."""
+        places = self.places[pair]
+        some = torch.linspace(0, len(places) - 1, min(SAMPLE, len(places))).round().long()
+        return self._fitted().divergence(places[some], self.hparams["prompt"], self.measure).mean().item()
 
 
 def _check_pairs(pairs: list[Pair]) -> None:
     names = [pair.name for pair in pairs]
     if not names or len(set(names)) < len(names):
         msg = f"pairs: {', '.join(names) or 'none'}; give at least one, and each once"
+        raise TransporterError(msg)
+
+
+def _check_turns(pairs: int, points: int) -> None:
+    if points < pairs:
+        msg = f"steps: {points} points in all for {pairs} pairs; raise steps or batch_size, so that each has its turn"
         raise TransporterError(msg)
 
 

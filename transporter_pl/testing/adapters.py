@@ -22,7 +22,7 @@ TIMES = 0.95, 0.3  # on either side of most boundaries between experts
 def check_generator(adapter: GeneratorAdapter) -> list[Finding]:
     """Every promise of the ``GeneratorAdapter`` port, on two random clips; the adapter is saved and loaded once."""
     checks = [_generator_shapes, _frozen, _generator_gradients, _generator_batch, _generator_input, _condition]
-    return findings([*checks, _schedule, _guidance, _generator_folder], adapter)
+    return findings([*checks, _latent_frames, _schedule, _guidance, _generator_folder], adapter)
 
 
 def check_vlm(adapter: VLMAdapter) -> list[Finding]:
@@ -75,6 +75,13 @@ def _condition(adapter: GeneratorAdapter) -> Iterator[str]:
         yield "velocity: the same at another t"
 
 
+def _latent_frames(adapter: GeneratorAdapter) -> Iterator[str]:
+    held = adapter.latent_frames
+    frames = [frame for some in held for frame in some]
+    if len(held) != adapter.latent_shape[1] or not all(held) or frames != list(range(adapter.video.frames)):
+        yield f"latent_frames: {held} don't share {adapter.video.frames} frames out to {adapter.latent_shape[1]} latents"
+
+
 def _schedule(adapter: GeneratorAdapter) -> Iterator[str]:
     _, clean, _, _ = _generator_inputs(adapter)
     schedule, steps = adapter.schedule(5), 5
@@ -82,12 +89,13 @@ def _schedule(adapter: GeneratorAdapter) -> Iterator[str]:
     if tuple(times.shape) != (steps,) or not (times[:-1] > times[1:]).all() or times[0] > 1 or times[-1] <= 0:
         yield f"schedule: times {times.tolist()} are not {steps} falling numbers in (0, 1]"
     noise = _random(adapter, tuple(clean.shape), seed=3)
-    for run in ("first", "second"):  # the second finds a history that is shared between schedules
+    # the second run finds a history that is shared between schedules, the third begins midway
+    for run, start in (("first run", 0), ("second run", 0), ("begun midway", 2)):
         schedule = adapter.schedule(steps)
-        latents = (1 - times[0]) * clean + times[0] * noise
-        for index in range(steps):
+        latents = (1 - times[start]) * clean + times[start] * noise
+        for index in range(start, steps):
             latents = schedule.step(noise - clean, index, latents)
-        yield from same(f"schedule, {run} run: the velocity ω − z should lead to z", latents, clean)
+        yield from same(f"schedule, {run}: the velocity ω − z should lead to z", latents, clean)
 
 
 def _guidance(adapter: GeneratorAdapter) -> Iterator[str]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from transporter_pl.errors import TransporterError
+from transporter_pl.options import check_options
 from transporter_pl.precision import full_precision
 from transporter_pl.registry import Registry
 
@@ -75,30 +76,9 @@ def new_transport(name: str, width: int, options: Mapping[str, Any]) -> Transpor
     if not (isinstance(kind, type) and issubclass(kind, Transport)):
         msg = f"transport: {name!r} is no Transport; give a registered name, or the class path of one"
         raise TransporterError(msg)
-    _check_options(name, kind, options)
-    return kind(width, **options)
-
-
-def _check_options(name: str, kind: type[Transport], options: Mapping[str, Any]) -> None:
-    parameters = list(inspect.signature(kind).parameters)
-    if parameters[:1] != ["width"]:
+    given = list(inspect.signature(kind).parameters)[:1]
+    if given != ["width"]:
         msg = f"transport: the first argument of {kind.__name__} is not `width`, the width D of a token; let it be"
         raise TransporterError(msg)
-    hints = get_type_hints(kind.__init__)
-    for option, value in options.items():
-        if option not in parameters[1:]:
-            known = ", ".join(parameters[1:]) or "none"
-            msg = f"transport_options: {name!r} has no option {option!r}; it has: {known}. Another transport's, from a "
-            raise TransporterError(msg + "config, go with `transport_options: {}`")
-        if not _fits(value, hints.get(option)):
-            wanted = getattr(hints[option], "__name__", hints[option])
-            msg = f"transport_options.{option}: {value!r} is of the wrong type; give {name!r} a value of type {wanted}"
-            raise TransporterError(msg)
-
-
-def _fits(value: object, hint: object) -> bool:
-    """Whether a value is of an option's type, as far as plain ones go."""
-    kinds: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
-    if get_origin(hint) is Literal:
-        return type(value) in {type(choice) for choice in get_args(hint)}
-    return hint not in kinds or (isinstance(value, kinds[hint]) and (hint is bool or not isinstance(value, bool)))
+    check_options("transport", name, kind, options, given)
+    return kind(width, **options)

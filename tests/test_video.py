@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from transporter_pl.datamodules.video import fit, read_video
+from transporter_pl.video import fit, read_video
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import VideoSpec
 

@@ -1,0 +1,50 @@
+"""Options of a plug-in that a config gives by name, held against its signature."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Collection, Mapping
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from transporter_pl.errors import TransporterError
+
+
+def check_options(field: str, name: str, kind: type, options: Mapping[str, Any], given: Collection[str]) -> None:
+    """Refuse options that a class does not have, or of another type than it takes, as far as plain types go.
+
+    Args:
+        field: What the class is in a config: ``transport`` has ``transport_options``.
+        name: Its registered name.
+        kind: The class.
+        options: The options.
+        given: Arguments of its ``__init__`` that are no options.
+
+    Raises:
+        TransporterError: Naming the first that is wrong, and what there is.
+    """
+    known = [option for option in inspect.signature(kind).parameters if option not in given]
+    hints = _hints(kind)
+    for option, value in options.items():
+        if option not in known:
+            msg = f"{field}_options: {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}. Another "
+            raise TransporterError(msg + f"{field}'s, from a config, go with `{field}_options: {{}}`")
+        if not _fits(value, hints.get(option)):
+            wanted = getattr(hints[option], "__name__", hints[option])
+            msg = f"{field}_options.{option}: {value!r} is of the wrong type; give {name!r} a value of type {wanted}"
+            raise TransporterError(msg)
+
+
+def _hints(kind: type) -> dict[str, Any]:
+    """Types of a class's arguments; none where some exist for type checkers alone."""
+    try:
+        return get_type_hints(kind.__init__)  # type: ignore[misc]
+    except NameError:
+        return {}
+
+
+def _fits(value: object, hint: object) -> bool:
+    """Whether a value is of an option's type, as far as plain ones go."""
+    kinds: dict[object, tuple[type, ...]] = {int: (int,), float: (int, float), bool: (bool,), str: (str,)}
+    if get_origin(hint) is Literal:
+        return type(value) in {type(choice) for choice in get_args(hint)}
+    return hint not in kinds or (isinstance(value, kinds[hint]) and (hint is bool or not isinstance(value, bool)))
