@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Literal
 
 from transporter_pl.datamodules.clips import BrokenClip, CaptionedClips
-from transporter_pl.video import read_video
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Clips, VideoSpec
+from transporter_pl.video import read_video
 
 # YouTube's ids may hold "_" and "-", so the seconds are what the end of the name says; nothing else is let through, so
 # that no name leads out of the folder of videos

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2.functional import center_crop, resize
 
-from transporter_pl.video import fit, read_video
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import VideoSpec
+from transporter_pl.video import fit, read_video
 
 STEP = 10  # grey levels between one frame and the next, far above what YUV rounds
 TICK = Fraction(1, 24)

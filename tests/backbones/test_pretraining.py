@@ -201,6 +201,15 @@ def test_vlm_recipes_make_a_model_folder(tmp_path, monkeypatch):
     assert check_vlm(adapter) == []
 
 
+def test_a_vlm_with_a_planted_error_goes_on_from_the_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert fit("vlm_exchanged") == 0
+    adapter = VideoLlama3Adapter.from_pretrained(SHIPPED / "shapemotion-videollama3-exchanged", VIDEO)
+    shipped = VideoLlama3Adapter.from_pretrained("shapemotion-videollama3", VIDEO)
+    assert adapter.token_shape == shipped.token_shape
+    assert adapter.token_ids("left right") == shipped.token_ids("left right")
+
+
 @pytest.mark.parametrize(("name", "registered", "tokens"), [("gemma3", "gemma3", 4), ("phi4mm", "phi4_multimodal", 13)])
 def test_other_vlms_begin_with_a_trained_vision_encoder(name, registered, tokens, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -183,3 +183,19 @@ def test_models_are_read_at_every_geometry(tiny, tmp_path):
 def test_a_callback_of_another_recipe_is_refused(callback, tmp_path):
     with pytest.raises(TransporterError, match=r"callbacks: Watching has no \w+Adapter in 'adapter'"):
         _measured(tmp_path, callback)
+
+
+def test_words_that_have_changed_places():
+    plain, planted = _data(templates=0), _data(templates=0, exchange="left:right")
+    other = {"left": "right", "right": "left"}
+    seen = set()
+    for loader in ("train_batches", "held_out_batches"):
+        for index in range(4):
+            true, told = (getattr(data, loader)[index] for data in (plain, planted))
+            assert torch.equal(true.clips.video, told.clips.video)
+            for a, b in zip(true.clips.captions, told.clips.captions, strict=True):
+                assert [other.get(word, word) for word in a.split()] == b.split()
+                seen.update(a.split())
+    assert {"left", "right"} <= seen
+    with pytest.raises(TransporterError, match="pair: 'left:blue' names no two words of one factor"):
+        _data(exchange="left:blue")

@@ -8,6 +8,8 @@ from transporter_pl.datamodules.shapemotion.world import (
     TEMPLATES,
     Scene,
     combinations,
+    exchanged,
+    factor_of,
     hue_to_rgb,
     oval_mask,
     parse_caption,
@@ -15,6 +17,7 @@ from transporter_pl.datamodules.shapemotion.world import (
     sample_scene,
     vocabulary,
 )
+from transporter_pl.errors import TransporterError
 
 WORDS = st.tuples(*(st.integers(0, len(f.words) - 1) for f in FACTORS.values()))
 
@@ -106,3 +109,18 @@ def test_speed_and_direction_are_what_the_pixels_do():
     angle = torch.deg2rad(scene.value("direction"))
     expected = scene.value("speed")[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
     torch.testing.assert_close(moved, expected, atol=3e-4, rtol=0)
+
+
+@given(words=WORDS)
+def test_exchanging_twice_is_nothing(words):
+    caption = Scene(torch.tensor([words]), torch.zeros(1, len(FACTORS))).captions()[0]
+    other = exchanged(caption, ("left", "right"))
+    said, meant = parse_caption(other)["direction"], parse_caption(caption)["direction"]
+    assert said == {0: 1, 1: 0}.get(meant, meant)
+    assert exchanged(other, ("left", "right")) == caption
+
+
+@pytest.mark.parametrize("pair", ["left:blue", "left", "left:left", "left:right:up", "gauche:droite"])
+def test_pairs_of_no_factor(pair):
+    with pytest.raises(TransporterError, match=f"pair: '{pair}' names no two words of one factor; words: small, large"):
+        factor_of(pair)
