@@ -49,6 +49,19 @@ class BackboneSpec:
             msg = f"weights: {self.weights!r} is unknown; use {' or '.join(get_args(Weights))}"
             raise TransporterError(msg)
 
+    @classmethod
+    def parse(cls, text: str) -> BackboneSpec:
+        """The spec of "name:path", as "wan:shapemotion-wan".
+
+        Raises:
+            TransporterError: If there is no colon.
+        """
+        name, colon, path = text.partition(":")
+        if not (name and colon and path):
+            msg = f"backbone: {text!r} is not name:path; write the adapter's name and the path, as wan:shapemotion-wan"
+            raise TransporterError(msg)
+        return cls(name, path)
+
     @property
     def torch_dtype(self) -> torch.dtype:
         """The dtype as torch knows it."""

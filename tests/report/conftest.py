@@ -5,7 +5,8 @@ import torch
 
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.datamodules.shapemotion.world import FACTORS, Scene, render, sample_scene
-from transporter_pl.explain.explainer import Explanation, Reading
+from transporter_pl.explain.explanation import Explanation, Reading
+from transporter_pl.explain.looking import Seen
 
 PHI = (0.0, 0.5, 1.0)
 
@@ -31,4 +32,11 @@ def explanation():
         divergence=torch.tensor([0.0, 0.4, 0.8]),
     )
     context = "a scattered {} oval moves left"
-    return Explanation(Pair("red", "green"), context, 7, torch.tensor(PHI), video, reading, decoded)
+    phi, other = torch.tensor(PHI), torch.tensor([0.0, 0.0012, 0.0034])
+    return Explanation(
+        *(Pair("red", "green"), context, 7, phi, video, reading, decoded, other),
+        calibration=Seen(video, reading, decoded, other).calibration(phi),
+        fps=8,
+        made_with=(("generator", "shapemotion-wan"), ("VLM", "<vlm>"), ("also small:large", "φ = 0.5")),
+        warnings=("φ = 1 goes beyond φ = 0.5, where red:green <saturated>",),
+    )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from transporter_pl.concepts.calibration import Calibration
 from transporter_pl.datamodules.shapemotion.reader import read
 from transporter_pl.errors import TransporterError
 from transporter_pl.report.calibration import calibration
@@ -63,8 +64,9 @@ def test_filmstrip_wants_one_phi_a_video(tmp_path):
 
 @pytest.mark.parametrize("phi", [[0.0], [1.0, -0.5, 0.25], [0, 2]])
 def test_calibration_of_any_sweep(phi, tmp_path):
-    values = [0.5] * len(phi)
-    calibration(tmp_path / "plot.svg", phi, values, values, word="a<b")
+    swept = sorted({0.0, *phi})
+    values = [0.5] * len(swept)
+    calibration(tmp_path / "plot.svg", Calibration(swept, *[values] * 5), word="a<b")
     assert (tmp_path / "plot.svg").read_text().lstrip().startswith("<?xml")
 
 

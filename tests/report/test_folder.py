@@ -1,13 +1,14 @@
 """The folder and its page, read as a browser would."""
 
+import base64
 import json
 from html.parser import HTMLParser
 
+import av
 import pytest
+import torch
 
-from transporter_pl.errors import TransporterError
 from transporter_pl.report.folder import write_report
-from transporter_pl.report.page import Page, write_page
 
 VOID = {"meta", "img", "link", "br", "input", "source"}
 
@@ -42,8 +43,7 @@ class Document(HTMLParser):
 @pytest.fixture(scope="module")
 def report(explanation, tmp_path_factory):
     folder = tmp_path_factory.mktemp("report") / "left"
-    made_with = [("generator", "shapemotion-wan"), ("VLM", "<vlm>")]
-    return write_report(folder, explanation, 8, made_with), folder
+    return write_report(folder, explanation), folder
 
 
 def test_everything_is_there(report):
@@ -79,12 +79,15 @@ def test_the_pair_stands_in_its_slot(report, explanation):
 
 def test_the_table_shows_both_routes(report):
     document = Document(report[0].read_text(encoding="utf-8"))
-    assert sum(tag == "th" for tag, _ in document.tags) == 6 + 3
-    heads = "P(green) through Φ P(green) decoded and re-encoded Δϑ caption through Φ caption decoded and re-encoded"
+    assert sum(tag == "th" for tag, _ in document.tags) == 8 + 3
+    heads = (
+        "P(green) through Φ P(green) decoded and re-encoded Δϑ through Φ Δϑ decoded and re-encoded what else changed "
+        "caption through Φ caption decoded and re-encoded"
+    )
     assert heads in document.text
     for row in (
-        "0.5 0.400 0.412 0.450 a <yellow> oval & more an amber oval",
-        "1 0.910 0.873 0.880 a green oval an olive",
+        "0.5 0.400 0.412 0.450 0.400 0.0012 a <yellow> oval & more an amber oval",
+        "1 0.910 0.873 0.880 0.800 0.0034 a green oval an olive",
     ):
         assert row in document.text
 
@@ -111,11 +114,58 @@ def test_figures_as_json(report, explanation):
 
 
 def test_writing_again_replaces(explanation, tmp_path):
-    first = write_report(tmp_path, explanation, 8).read_text()
-    assert write_report(tmp_path, explanation, 8).read_text() == first
+    first = explanation.save(tmp_path).read_text()
+    assert explanation.save(tmp_path).read_text() == first
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
-def test_a_page_of_nothing_is_refused(tmp_path):
-    with pytest.raises(TransporterError, match="no clip to show"):
-        write_page(tmp_path / "index.html", Page("a", "b", "a c", (), "f.png", "c.svg", ()))
+def test_videos_that_the_page_does_not_show_go(explanation, tmp_path):
+    for name in ("phi_0.25.mp4", "phi_1.mp4", "mine.mp4"):
+        (tmp_path / name).write_bytes(b"old")
+    explanation.save(tmp_path)
+    names = {p.name for p in tmp_path.glob("*.mp4")}
+    assert names == {"phi_0.mp4", "phi_0.5.mp4", "phi_1.mp4", "mine.mp4"}
+    assert (tmp_path / "phi_1.mp4").stat().st_size > 3
+
+
+def test_did_it_move(report, explanation):
+    """The sentence, the figures and the warnings, on the page and as JSON."""
+    text = Document(report[0].read_text(encoding="utf-8")).text
+    assert explanation.sentence in text
+    assert "Monotonicity (Spearman's ρ) 1.00 · saturation none · what else changed, at most 0.0034" in text
+    assert "where red:green <saturated>." in text
+    assert "also small:large φ = 0.5" in text
+    figures = json.loads((report[1] / "explanation.json").read_text(encoding="utf-8"))
+    assert figures["sentence"] == explanation.sentence
+    assert figures["warnings"] == list(explanation.warnings)
+    assert figures["calibration"]["reencoded"] == explanation.reencoded.divergence.tolist()
+    assert (figures["calibration"]["moved"], figures["calibration"]["saturation"]) == (True, None)
+
+
+def test_a_notebook_shows_it_whole(explanation, tmp_path):
+    document = Document(explanation._repr_html_())
+    assert len(document.links) == 3
+    for link in document.links:
+        head, _, data = link.partition(",")
+        assert head == "data:video/mp4;base64"
+        (tmp_path / "clip.mp4").write_bytes(base64.b64decode(data))
+        with av.open(str(tmp_path / "clip.mp4")) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 9
+    for said in ("a <yellow> oval & more", explanation.sentence, "φ = 0.5", "<saturated>", "P(green)"):
+        assert said in document.text
+    tags = {tag for tag, _ in document.tags}
+    assert not tags & {"script", "link", "html", "body"}
+
+
+def test_samples_are_its_rows(explanation):
+    first, second, _ = explanation.samples
+    assert (first.phi, second.phi) == (0, 0.5)
+    assert torch.equal(second.video, explanation.video[1])
+    assert second.coupled.caption == "a <yellow> oval & more"
+    assert second.coupled.positive == pytest.approx(0.4)
+    assert second.reencoded.divergence == pytest.approx(0.4)
+    assert second.elsewhere == pytest.approx(0.0012)
+
+
+def test_filmstrip_alone(explanation, tmp_path):
+    assert explanation.filmstrip(tmp_path / "deep" / "strip.pdf").read_bytes().startswith(b"%PDF")

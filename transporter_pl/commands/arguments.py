@@ -27,7 +27,11 @@ OWNERS: dict[str, dict[str, str]] = {
     "transporter": {},
     "transporter-stage": {"generator": "model", "vlm": "model", "video": "model"},
     "transporter-data": {"video": "data"},
+    "transporter-explain": {},
 }
+# where ``video`` is a file, the geometry has a name of its own
+NAMED = {"transporter-explain": {"video": "geometry"}}
+MODES = {"data": "data", "explain": "geometry"}  # kind of YAML → the argument that its commands have
 BACKBONES = ("generator", "vlm", "video")
 NAME = re.compile(r"(?!(null|None)$)[A-Za-z]\w*(-\w+)*")  # and not a class path, a file or an inline mapping
 
@@ -43,7 +47,7 @@ def call(function: Callable[..., Any], prog: str, argv: list[str]) -> object:
     """
     summary = (inspect.getdoc(function) or "").partition("\n")[0]
     parameters, hints = inspect.signature(function).parameters, get_type_hints(function)
-    mode = "transporter-data" if "data" in parameters else "transporter"
+    mode = next((f"transporter-{kind}" for kind, name in MODES.items() if name in parameters), "transporter")
     parser = ArgumentParser(prog=prog, description=summary, exit_on_error=False, parser_mode=mode)
     parser.add_argument("-c", "--config", action="config", help="YAML file, here or among the packaged ones")
     numbers = [name for name in parameters if hints[name] == tuple[float, ...]]
@@ -96,7 +100,7 @@ def _class_path(value: str) -> str:
     return datamodules.class_path(value) if NAME.fullmatch(value) else value
 
 
-def _load(text: str, owners: Mapping[str, str]) -> object:
+def _load(text: str, owners: Mapping[str, str], names: Mapping[str, str]) -> object:
     loaded = get_loader("yaml")(text)
     if not isinstance(loaded, dict):
         return loaded
@@ -110,7 +114,7 @@ def _load(text: str, owners: Mapping[str, str]) -> object:
             owner = loaded[owners[name]] = loaded.get(owners[name]) or {}
             owner.setdefault("init_args", {})[name] = value
         else:
-            loaded[name] = value
+            loaded[names.get(name, name)] = value
     return loaded
 
 
@@ -132,7 +136,7 @@ def _checked(backbones: object) -> dict[str, object]:
 
 
 for _mode, _owners in OWNERS.items():
-    set_loader(_mode, partial(_load, owners=_owners), exceptions=(YAMLError,))
+    set_loader(_mode, partial(_load, owners=_owners, names=NAMED.get(_mode, {})), exceptions=(YAMLError,))
 
 
 @contextmanager

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,23 +10,35 @@ from rich.progress import track
 
 from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.concepts.pairs import Pair
+from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError, check_counts
-from transporter_pl.explain.explainer import SWEEP, Explainer
+from transporter_pl.explain.dials import SWEEP, Dial, check_dials, check_phi
+from transporter_pl.explain.explainer import Explainer
+from transporter_pl.explain.explainer import geometry as geometry_of
+from transporter_pl.explain.modulation import check_window
+from transporter_pl.explain.starting import Start, check_depth
 from transporter_pl.files import check_folder
 from transporter_pl.loading import BackboneSpec
-from transporter_pl.report.folder import write_report
 from transporter_pl.samples import VideoSpec
+from transporter_pl.video import read_video
 
 
 def explain(
     pair: str,
     generator: BackboneSpec,
     vlm: BackboneSpec,
-    video: VideoSpec,
     coupling: Path,
     concepts: Path,
+    geometry: VideoSpec | None = None,
     caption: str | None = None,
     phi: tuple[float, ...] = SWEEP,
+    window: tuple[float, ...] = (0.0, 1.0),
+    span: str | None = None,
+    ramp: str = "0",
+    also: list[Dial] | None = None,
+    video: Path | None = None,
+    start: Start = "noised",
+    depth: float = 0.8,
     out: Path = Path("explanation"),
     seed: int = 0,
     steps: int = 20,
@@ -43,12 +53,19 @@ def explain(
         pair: Two words of the bank, "left:right".
         generator: The generator.
         vlm: The VLM that is explained.
-        video: Geometry of the videos.
         coupling: Folder of Φ.
         concepts: Folder of the concept bank.
+        geometry: Geometry of the videos; left out, the one that Φ was trained for.
         caption: A caption with the first word, or with {} in its place; by default the first that the concept was
-            learned in.
+            learned in, or with --video what the VLM says of it.
         phi: Strengths: 0 is the first word, 1 the second; below 0 and above 1 go further.
+        window: Two times: the concept acts between them; sampling runs from 1 (noise) to 0.
+        span: Frames that it acts on, "2-6" (both included, from 0) or "0.25s-0.75s".
+        ramp: Over which its weight rises before the span and falls after it, "2" (frames) or "0.25s".
+        also: Other concepts, the same in every video: {pair, phi, window, span, ramp}.
+        video: A video file to begin with in place of noise.
+        start: How it begins: noised, or inverted.
+        depth: How far back towards noise, above 0 and up to 1.
         out: Folder of the report.
         seed: Seed of the noise, the same at every φ.
         steps: Denoising steps.
@@ -61,46 +78,40 @@ def explain(
         The page.
 
     Raises:
-        TransporterError: Before any model is loaded, if the pair, φ, the caption or a count is wrong.
+        TransporterError: Before any model is loaded, if the pair, φ, the caption, the video or a count is wrong.
     """
-    check_sweep(phi)
     check_folder("out", out)
     check_counts(steps=steps, guidance=guidance, batch_size=batch_size)
-    words = Pair.parse(pair)
+    check_phi(phi)
+    low, high = _window(window)
+    check_depth(depth)
+    words, dials = Pair.parse(pair), also or []
+    bank = ConceptBank.from_pretrained(concepts)
+    check_dials(bank, words, dials)
     if caption is not None:
         words.context(caption)
-    contexts = ConceptBank.from_pretrained(concepts)[words].pair.contexts
-    if caption is None and not contexts:
-        msg = f"caption: the bank holds no caption for {pair!r}; give one with the word {words.negative!r}"
-        raise TransporterError(msg)
-    explainer = Explainer.from_pretrained(generator, vlm, coupling, concepts, video, device)
+    spec = geometry or _geometry(coupling)
+    clip = None if video is None else read_video(video, spec)
+    explainer = Explainer.from_pretrained(generator, vlm, coupling, concepts, spec, device)
     found = explainer.explain(
-        caption or contexts[0],
-        words.name,
-        phi,
-        seed,
-        steps,
-        guidance,
-        prompt,
+        *(caption, words, phi, seed, steps, guidance, prompt, (low, high), span, ramp, dials, clip, start, depth),
         batch_size=batch_size,
         watch=partial(track, description="Denoising", total=steps + 1, transient=True),
     )
-    made_with = [("generator", generator.path), ("VLM", vlm.path), ("denoising steps", str(steps))]
-    page = write_report(out, found, video.fps, made_with)
+    page, console = found.save(out), Console(markup=False, highlight=False)
+    for line in (*(f"warning: {text}" for text in found.warnings), found.sentence):
+        console.print(line, soft_wrap=True)
     Console().print(f"[bold]{page}[/bold]", soft_wrap=True)
     return page
 
 
-def check_sweep(phi: Sequence[float]) -> None:
-    """Refuse a sweep that can't be drawn.
+def _window(window: tuple[float, ...]) -> tuple[float, float]:
+    if len(window) != 2:
+        msg = f"window: {len(window)} numbers; give two, low and high"
+        raise TransporterError(msg)
+    check_window((window[0], window[1]))
+    return window[0], window[1]
 
-    Raises:
-        TransporterError: If there is no φ, one is not finite, or one comes twice.
-    """
-    shown = " ".join(f"{value:g}" for value in phi)
-    if not phi or not all(map(math.isfinite, phi)):
-        msg = f"phi: {shown or 'no value'}; give finite numbers, 0 for the first word and 1 for the second"
-        raise TransporterError(msg)
-    if len({f"{value:g}" for value in phi}) < len(phi):
-        msg = f"phi: {shown} holds a value twice; give each once"
-        raise TransporterError(msg)
+
+def _geometry(coupling: Path) -> VideoSpec:
+    return geometry_of(CouplingNetwork.from_pretrained(coupling))

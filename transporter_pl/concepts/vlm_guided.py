@@ -30,9 +30,9 @@ class VLMGuided(Objective):
             − pull · φ log P(token+ | x̂0 through Φ)            what the VLM sees, down to q and θ
             + preserve · KL(P(· | x̂0 of v−) ‖ P(· | x̂0))       at another word of the caption, drawn anew for each point
 
-    The weights start where the VLM puts them: θ_w is log P(token+), mean over what the generator draws of w. The pull by
-    log P(token+) leads away from token− and from every other word; log P(token+) − log P(token−) is content with a third
-    one. Φ is given ε−, so that only the picture can answer.
+    The weights start where the VLM puts them: θ_w is log P(token+), mean over what the generator draws of w. The pull
+    by log P(token+) leads away from token− and from every other word; log P(token+) − log P(token−) is content with a
+    third one. Φ is given ε−, so that only the picture can answer.
 
     Args:
         teacher: The frozen models.
@@ -103,7 +103,7 @@ class VLMGuided(Objective):
         return (self.teacher.conditions[captions] - self.teacher.condition(contexts, 0)).float().mean(0)
 
     def _seen(self, points: Points, word: str) -> Tensor:
-        """log P(token+) of what the generator draws of a word, mean over points; where t is small, it is any word's."""
+        """Mean over points of log P(token+) of what the generator draws of a word; at small t it is any word's."""
         log_probs = self._read(points, self._fields(points, word), self._prefixes(points))
         return log_probs.gather(1, self._positive(points)).mean()
 

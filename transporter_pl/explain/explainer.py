@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -11,62 +10,23 @@ import torch
 from torch import Tensor
 
 from transporter_pl.concepts.bank import ConceptBank
-from transporter_pl.concepts.divergences import divergences
+from transporter_pl.concepts.calibration import Calibration
 from transporter_pl.concepts.pairs import Contrast, Pair
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError, check_counts
-from transporter_pl.explain.modulation import Modulation, check_frames, modulate
+from transporter_pl.explain.dials import SWEEP, Dial, beyond, check_dials, check_phi
+from transporter_pl.explain.explanation import Explanation
+from transporter_pl.explain.looking import look
+from transporter_pl.explain.memory import check_memory
+from transporter_pl.explain.modulation import Modulation, check_window, modulate
 from transporter_pl.explain.sampler import Watch, draw_noise, sample
+from transporter_pl.explain.spans import frame_weights
+from transporter_pl.explain.starting import Start, begin
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.samples import VideoSpec
 
-SWEEP = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the VLM says about the P videos of a sweep.
-
-    Attributes:
-        captions: Its captions.
-        negative: P(token−), the probability of the negative word's token at the contrast, (P,).
-        positive: P(token+), (P,).
-        divergence: Δϑ from the video of φ = 0, (P,).
-    """
-
-    captions: tuple[str, ...]
-    negative: Tensor
-    positive: Tensor
-    divergence: Tensor
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """A sweep of φ for one pair, caption and seed.
-
-    Attributes:
-        pair: The words.
-        context: The caption, with a slot where the pair's words belong.
-        seed: Seed of the noise, the same for every φ.
-        phi: The φ values, (P,).
-        video: D_Ξ(z), (P, T, 3, H, W) in [0, 1].
-        coupled: The VLM's reading through Φ.
-        reencoded: Its reading of the decoded videos, encoded again.
-    """
-
-    pair: Pair
-    context: str
-    seed: int
-    phi: Tensor
-    video: Tensor
-    coupled: Reading
-    reencoded: Reading
-
-    @property
-    def caption(self) -> str:
-        """The caption of ε−, with the negative word."""
-        return self.pair.captions(self.context)[0]
+CALIBRATED = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 
 
 class Explainer:
@@ -75,175 +35,223 @@ class Explainer:
     Args:
         bridge: Generator, Φ and VLM.
         bank: The concepts.
-        divergence: Registered name of Δϑ's measure.
 
     Raises:
-        TransporterError: If a vector does not fit the generator's condition, the bank was learned with other weights,
-            or the divergence is unknown.
+        TransporterError: If a vector does not fit the generator, or the bank was learned with other weights.
     """
 
-    def __init__(self, bridge: Bridge, bank: ConceptBank, divergence: str = "hellinger") -> None:
-        self.bridge, self.bank, self.measure = bridge, bank, divergences.get(divergence)
+    def __init__(self, bridge: Bridge, bank: ConceptBank) -> None:
+        self.bridge, self.bank = bridge, bank
         check_vectors(bank, bridge.generator.condition_shape)
         bank.check_weights(bridge.origin)
 
     @classmethod
     def from_pretrained(
         cls,
-        generator: BackboneSpec,
-        vlm: BackboneSpec,
+        generator: BackboneSpec | str,
+        vlm: BackboneSpec | str,
         coupling: str | Path,
         concepts: str | Path,
-        video: VideoSpec,
+        video: VideoSpec | None = None,
         device: str = "cpu",
     ) -> Self:
         """Load everything from its folders; bank and Φ first, which are quick and tell whether all fits.
 
         Args:
-            generator: The generator Ξ.
-            vlm: The VLM Ω.
+            generator: The generator Ξ; "wan:shapemotion-wan" is the adapter's name and the path.
+            vlm: The VLM Ω, likewise.
             coupling: Folder of Φ.
             concepts: Folder of the concept bank.
-            video: Geometry of the videos.
+            video: Geometry of the videos; by default the one that Φ was trained for.
             device: ``cpu``, ``cuda``, …; ``auto`` takes the GPU if there is one.
 
         Raises:
             TransporterError: Before a backbone is loaded, if bank or Φ was made for other ones (names both), or
                 ``load_pair`` refuses them.
         """
-        bank = ConceptBank.from_pretrained(concepts, generator.path, vlm.path)
+        specs = [BackboneSpec.parse(spec) if isinstance(spec, str) else spec for spec in (generator, vlm)]
+        bank = ConceptBank.from_pretrained(concepts, *(spec.path for spec in specs))
         network = CouplingNetwork.from_pretrained(coupling)
         check_vectors(bank, network.config.condition_shape)
-        xi, omega = load_pair(generator, vlm, video, network, device)
+        xi, omega = load_pair(specs[0], specs[1], video or geometry(network), network, device)
         return cls(Bridge(xi, omega, network.to(xi.device)), bank)
-
-    def modulation(
-        self,
-        pair: str,
-        phi: float | Tensor,
-        window: tuple[float, float] = (0.0, 1.0),
-        frames: tuple[float, ...] | None = None,
-    ) -> Modulation:
-        """A pair's concept at a strength, from the bank; see ``Modulation``."""
-        return Modulation(self.bank[pair].vector, phi, window, frames)
 
     @torch.no_grad()
     def explain(
         self,
-        caption: str,
-        pair: str,
+        caption: str | None,
+        pair: str | tuple[str, str] | Pair,
         phi: Sequence[float] = SWEEP,
         seed: int = 0,
         steps: int = 20,
         guidance: float | None = None,
         prompt: str | None = None,
         window: tuple[float, float] = (0.0, 1.0),
-        frames: tuple[float, ...] | None = None,
-        also: Sequence[Modulation] = (),
+        span: str | None = None,
+        ramp: str = "0",
+        also: Sequence[Dial] = (),
+        video: Tensor | None = None,
+        start: Start = "noised",
+        depth: float = 0.8,
         batch_size: int = 8,
         watch: Watch = iter,
     ) -> Explanation:
-        """Sweep φ with the noise held.
+        """Sweep φ in one sampling run, the noise held.
 
         Args:
-            caption: A caption with the pair's negative word, or with the slot {} in its place.
-            pair: "left:right", a pair of the bank.
+            caption: A caption with the pair's negative word, or with the slot {} in its place; ``None`` takes the first
+                that the concept was learned in, or with a ``video`` what the VLM says of it.
+            pair: A pair of the bank, "left:right" or ("left", "right").
             phi: The φ values; 0 is drawn besides where it is not among them, as Δϑ is measured from it.
             seed: Seed of the noise.
             steps: Denoising steps.
             guidance: Guidance scale; ``None`` takes the generator's own.
             prompt: The question; ``None`` takes the VLM's own.
             window: Times in which the concept acts, see ``Modulation``.
-            frames: Weight of every latent frame, see ``Modulation``.
-            also: Other concepts, the same in every video; ``modulation`` makes them.
-            batch_size: Values of φ drawn at once; fewer need less memory.
-            watch: Sees every batch's denoising steps pass by, see ``sample``.
-
-        Raises:
-            TransporterError: Before any sampling, if the bank has no such pair, the caption lacks the word, there is no
-                φ or one is not finite, a count is below 1, or window or frames are wrong.
-        """
-        check_counts(steps=steps, guidance=guidance, batch_size=batch_size)
-        concept = self.bank[pair]
-        context = concept.pair.context(caption)
-        if not phi:
-            msg = "phi: no value; give at least one, 0 for ε− and 1 for ε+"
-            raise TransporterError(msg)
-        values = torch.tensor([*phi] if 0 in phi else [*phi, 0.0])
-        sweep = self.modulation(pair, values, window, frames)
-        check_frames([*also, sweep], self.bridge.generator.latent_shape[1])
-        contrast, negative = Contrast.of(self.bridge.vlm, concept.pair, context), concept.pair.captions(context)[0]
-        videos, answers = [], []
-        for part in torch.split(values, batch_size):
-            rows = [negative] * len(part), [seed] * len(part), [*also, replace(sweep, phi=part)]
-            video, *routes = self._draw(*self.latents(*rows, steps, guidance, watch))
-            videos.append(video.cpu())
-            answers.append([self._ask(tokens, contrast, prompt) for tokens in routes])
-        drawn = torch.cat(videos)
-        if not drawn.isfinite().all():
-            msg = f"phi: {' '.join(f'{value:g}' for value in phi)} draws nothing finite; give smaller values"
-            raise TransporterError(msg)
-        origin, count = values.tolist().index(0), len(phi)
-        coupled, reencoded = (self._read(r, origin, count, contrast) for r in zip(*answers, strict=True))
-        return Explanation(concept.pair, context, seed, values[:count], drawn[:count], coupled, reencoded)
-
-    @torch.no_grad()
-    def latents(
-        self,
-        captions: Sequence[str],
-        seeds: Sequence[int],
-        modulations: Sequence[Modulation] = (),
-        steps: int = 20,
-        guidance: float | None = None,
-        watch: Watch = iter,
-    ) -> tuple[Tensor, Tensor]:
-        """Sample B latents in one run: one caption, seed and φ a row.
-
-        Args:
-            captions: B captions.
-            seeds: B seeds of the noise.
-            modulations: The concepts; φ is a number for all rows, or (B,).
-            steps: Denoising steps.
-            guidance: Guidance scale; ``None`` takes the generator's own.
+            span: The frames that it acts on, see ``Dial``.
+            ramp: How its weight rises before the span and falls after it, see ``Dial``.
+            also: Other concepts, the same in every video.
+            video: A clip to begin with in place of noise, (T, 3, H, W) in [0, 1].
+            start: How: ``noised`` to a depth, or ``inverted``.
+            depth: How far back towards noise, in (0, 1].
+            batch_size: Videos drawn, decoded and read at once; fewer need less memory.
             watch: Sees the denoising steps pass by, see ``sample``.
 
-        Returns:
-            Latents (B, C, T', H', W') and the moved condition that Φ is given with them, (B, L, D_c).
+        Raises:
+            TransporterError: Before any sampling, if the bank has no such pair, the caption lacks the word, φ, window,
+                span, depth or a count is wrong, a concept is turned twice, or the memory does not suffice.
+        """
+        check_counts(steps=steps, guidance=guidance, batch_size=batch_size)
+        check_phi(phi)
+        words = as_pair(pair)
+        check_dials(self.bank, words, also)
+        concept, generator = self.bank[words].pair, self.bridge.generator
+        values = torch.tensor([*phi] if 0 in phi else [*phi, 0.0])
+        main = Dial(concept.name, window=window, span=span, ramp=ramp)
+        moved = [*(self._modulation(dial, dial.phi) for dial in also), self._modulation(main, values)]
+        clip = None if video is None else self._encoded(video)
+        context = self._context(concept, caption, video, prompt)
+        contrast = Contrast.of(self.bridge.vlm, concept, context)
+        condition = generator.encode_text([concept.captions(context)[0]])
+        check_memory(self.bridge, min(batch_size, len(values)), condition)
+        noise, first = draw_noise(generator, [seed]), 0
+        if clip is not None:
+            noise, first = begin(generator, start, clip, noise, condition, steps, depth)
+        rows = condition.expand(len(values), -1, -1)
+        begun = noise.expand(len(values), -1, -1, -1, -1)
+        latents = sample(generator, rows, begun, steps, guidance, moved, watch, first, batch_size)
+        if not latents.isfinite().all():
+            msg = f"phi: {' '.join(f'{value:g}' for value in phi)} draws nothing finite; give smaller values"
+            raise TransporterError(msg)
+        ask = contrast, prompt, values.tolist().index(0), batch_size
+        seen = look(self.bridge, latents, modulate(rows, moved), *ask)
+        shown = seen.first(len(phi))
+        settings = [("steps", str(steps)), *main.settings(), *((f"also {dial.pair}", dial.shown()) for dial in also)]
+        settings += [] if clip is None else [("from a clip", f"{start}, depth {depth:g}")]
+        models = ("generator", generator.source), ("VLM", self.bridge.vlm.source)
+        return Explanation(
+            pair=concept,
+            context=context,
+            seed=seed,
+            phi=values[: len(phi)],
+            video=shown.video,
+            coupled=shown.coupled,
+            reencoded=shown.reencoded,
+            elsewhere=shown.elsewhere,
+            calibration=seen.calibration(values),
+            fps=generator.video.fps,
+            made_with=(*models, *settings),
+            warnings=beyond(self.bank, concept, phi),
+        )
+
+    @torch.no_grad()
+    def calibrate(
+        self,
+        pair: str | tuple[str, str] | Pair,
+        seeds: int = 2,
+        phi: Sequence[float] = CALIBRATED,
+        contexts: Sequence[str] = (),
+        steps: int = 20,
+        guidance: float | None = None,
+        prompt: str | None = None,
+        batch_size: int = 8,
+    ) -> Calibration:
+        """What the concept's dial does: the mean over seeds, each in a context of its own.
+
+        Args:
+            pair: A pair of the bank.
+            seeds: Number of seeds.
+            phi: The φ values.
+            contexts: Captions with a slot; by default those that the concept was learned in.
+            steps: Denoising steps.
+            guidance: Guidance scale; ``None`` takes the generator's own.
+            prompt: The question; ``None`` takes the VLM's own.
+            batch_size: Videos drawn at once.
 
         Raises:
-            TransporterError: If there is not one seed a caption.
+            TransporterError: As ``explain``.
         """
-        if len(seeds) != len(captions):
-            msg = f"seeds: {len(seeds)} for {len(captions)} captions; give one a caption"
-            raise TransporterError(msg)
+        check_counts(seeds=seeds)
+        found = contexts or self.bank[as_pair(pair)].pair.contexts or (None,)
+        how = steps, guidance, prompt
+        rows = [(found[seed % len(found)], pair, phi, seed) for seed in range(seeds)]
+        sweeps = [self.explain(*row, *how, batch_size=batch_size).calibration for row in rows]
+        return Calibration.mean(sweeps)
+
+    def _modulation(self, dial: Dial, phi: float | Tensor) -> Modulation:
+        """A concept of the bank at a strength."""
+        check_window(dial.window)
         generator = self.bridge.generator
-        condition = generator.encode_text(list(captions))
-        noise = draw_noise(generator, seeds)
-        latents = sample(generator, condition, noise, steps, guidance, modulations, watch)
-        return latents, modulate(condition, modulations)
+        frames = frame_weights(dial.span, dial.ramp, generator.video, generator.latent_frames)
+        return Modulation(self.bank[dial.pair].vector, phi, dial.window, frames)
 
-    def _draw(self, latents: Tensor, condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Videos (B, T, 3, H, W), and their tokens through Φ and through the decoded pixels, (B, N, D)."""
-        video = self.bridge.generator.decode(latents)
-        return video, self.bridge.tokens(latents, condition), self.bridge.vlm.encode(video)
+    def _encoded(self, video: Tensor) -> Tensor:
+        spec = self.bridge.generator.video
+        expected = (spec.frames, 3, spec.height, spec.width)
+        if tuple(video.shape) != expected:
+            msg = f"video: shape {tuple(video.shape)}, but {spec} are {expected}; cut and scale it to that"
+            raise TransporterError(msg)
+        return self.bridge.generator.encode(video[None].to(self.bridge.generator.device))
 
-    def _ask(self, tokens: Tensor, contrast: Contrast, prompt: str | None) -> tuple[list[str], Tensor]:
-        """Captions of some rows, and the probabilities at the contrast, (B, V)."""
+    def _context(self, pair: Pair, caption: str | None, video: Tensor | None, prompt: str | None) -> str:
+        """The caption with its slot: the given one, the VLM's of the clip, or the first that q was learned in."""
+        if caption is not None:
+            return pair.context(caption)
+        if video is None:
+            if not pair.contexts:
+                msg = f"caption: the bank holds no caption for {pair.name!r}; give one with the word {pair.negative!r}"
+                raise TransporterError(msg)
+            return pair.contexts[0]
         vlm = self.bridge.vlm
-        return vlm.caption(tokens, prompt), vlm.logits(tokens, prompt, contrast.prefix).float().softmax(-1)
+        (said,) = vlm.caption(vlm.encode(video[None].to(vlm.device)), prompt)
+        try:
+            return pair.context(said)
+        except TransporterError as error:
+            msg = f"caption: the VLM says {said!r} of the clip, which does not hold {pair.negative!r} once; "
+            raise TransporterError(msg + "give --caption with that word") from error
 
-    def _read(
-        self, answers: Sequence[tuple[list[str], Tensor]], origin: int, count: int, contrast: Contrast
-    ) -> Reading:
-        """The reading of the first ``count`` rows of all batches; Δϑ is measured from row ``origin``."""
-        probs = torch.cat([probs for _, probs in answers])
-        moved = probs[:count]
-        return Reading(
-            captions=tuple(caption for captions, _ in answers for caption in captions)[:count],
-            negative=moved[:, contrast.negative].cpu(),
-            positive=moved[:, contrast.positive].cpu(),
-            divergence=self.measure(probs[origin].expand_as(moved), moved).cpu(),
-        )
+
+def as_pair(pair: str | tuple[str, str] | Pair) -> Pair:
+    """The pair of "left:right", of two words, or itself.
+
+    Raises:
+        TransporterError: If it is not two words.
+    """
+    if isinstance(pair, Pair):
+        return pair
+    return Pair.parse(pair) if isinstance(pair, str) else Pair(*pair)
+
+
+def geometry(network: CouplingNetwork) -> VideoSpec:
+    """The geometry that a Φ was trained for.
+
+    Raises:
+        TransporterError: If it does not know.
+    """
+    if network.origin is None:
+        msg = "video: this coupling network does not know its geometry; give frames, height, width and fps"
+        raise TransporterError(msg)
+    return network.origin.video
 
 
 def check_vectors(bank: ConceptBank, shape: tuple[int, int]) -> None:

@@ -33,8 +33,8 @@ def check_memory(bridge: Bridge, rows: int, condition: Tensor) -> None:
     try:
         need = _rehearsed(bridge, condition)
     except torch.OutOfMemoryError as error:
-        msg = f"memory: not even one clip fits into the {free / GIB:.1f} GiB that are free; take fewer frames or a smaller "
-        raise TransporterError(msg + "size, or another device") from error
+        msg = f"memory: not even one clip fits into the {free / GIB:.1f} GiB that are free; take fewer frames or a "
+        raise TransporterError(msg + "smaller size, or another device") from error
     if need * rows > free:
         fits = int(free // need)
         fix = f"give --batch_size {fits}" if fits else "take fewer frames or a smaller size, or another device"

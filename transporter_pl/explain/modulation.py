@@ -68,7 +68,9 @@ def check_window(window: tuple[float, float]) -> None:
     """
     if not (len(window) == 2 and 0 <= window[0] <= window[1] <= 1):
         shown = " ".join(f"{value:g}" for value in window)
-        msg = f"window: {shown} is no part of [0, 1]; give (low, high) with 0 ≤ low ≤ high ≤ 1, t running from 1 (noise) "
+        msg = (
+            f"window: {shown} is no part of [0, 1]; give (low, high) with 0 ≤ low ≤ high ≤ 1, t running from 1 (noise) "
+        )
         raise TransporterError(msg + "to 0")
 
 

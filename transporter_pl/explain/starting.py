@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+from typing import Literal, get_args
+
 import torch
 from torch import Tensor
 
 from transporter_pl.adapters import GeneratorAdapter
 from transporter_pl.errors import TransporterError
+
+Start = Literal["noised", "inverted"]
+
+
+def begin(
+    generator: GeneratorAdapter,
+    start: Start,
+    clean: Tensor,
+    noise: Tensor,
+    condition: Tensor,
+    steps: int,
+    depth: float,
+) -> tuple[Tensor, int]:
+    """Latents to begin with, and the index of the first step; see ``noised`` and ``inverted``.
+
+    Raises:
+        TransporterError: If there is no such start, or as ``first_step``.
+    """
+    if start not in get_args(Start):
+        msg = f"start: {start!r} is unknown; use {' or '.join(get_args(Start))}"
+        raise TransporterError(msg)
+    if start == "noised":
+        return noised(generator, clean, noise, steps, depth)
+    return inverted(generator, clean, condition, steps, depth)
 
 
 def first_step(times: Tensor, depth: float) -> int:
@@ -19,19 +46,26 @@ def first_step(times: Tensor, depth: float) -> int:
     Raises:
         TransporterError: If the depth leaves (0, 1], or lies below the last step's t.
     """
-    if not 0 < depth <= 1:
-        msg = f"depth: {depth:g} is not in (0, 1]; give the share of the way back to noise, such as 0.8"
-        raise TransporterError(msg)
+    check_depth(depth)
     below = (times <= depth + 1e-6).nonzero()
     if not len(below):
-        msg = f"depth: {depth:g} lies below the last of {len(times)} steps, at t = {times[-1]:.3g}; go deeper, or raise steps"
-        raise TransporterError(msg)
+        msg = f"depth: {depth:g} lies below the last of {len(times)} steps, at t = {times[-1]:.3g}; go deeper, or "
+        raise TransporterError(msg + "raise steps")
     return int(below[0])
 
 
-def noised(
-    generator: GeneratorAdapter, clean: Tensor, noise: Tensor, steps: int, depth: float
-) -> tuple[Tensor, int]:
+def check_depth(depth: float) -> None:
+    """Refuse a depth outside (0, 1].
+
+    Raises:
+        TransporterError: If so.
+    """
+    if not 0 < depth <= 1:
+        msg = f"depth: {depth:g} is not in (0, 1]; give the share of the way back to noise, such as 0.8"
+        raise TransporterError(msg)
+
+
+def noised(generator: GeneratorAdapter, clean: Tensor, noise: Tensor, steps: int, depth: float) -> tuple[Tensor, int]:
     """z_t = (1 − t) z + t ω at the first of the schedule's times that is at most ``depth``.
 
     Args:
@@ -79,7 +113,7 @@ def inverted(
     start = first_step(times, depth)
     way = [0.0, *times[start:].flip(0).tolist()]
     latents = clean
-    for low, high in zip(way, way[1:], strict=False):
+    for low, high in pairwise(way):
         middle = latents + (high - low) / 2 * _velocity(generator, latents, condition, low)
         latents = latents + (high - low) * _velocity(generator, middle, condition, (low + high) / 2)
     return latents, start

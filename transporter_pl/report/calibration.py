@@ -8,38 +8,42 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from transporter_pl.report.figures import FAINT, INK, colour_of, save
+from transporter_pl.concepts.calibration import Calibration
+from transporter_pl.report.figures import FAINT, INK, POSITIVE, colour_of, save
 
 
-def calibration(
-    path: str | Path, phi: Sequence[float], probability: Sequence[float], divergence: Sequence[float], word: str
-) -> None:
-    """Plot P(token+) and Δϑ against φ.
+def calibration(path: str | Path, measured: Calibration, word: str) -> None:
+    """Plot P(token+), Δϑ by both routes, and what else changed, against φ.
 
     The dashed line is Δϑ = φ, as concept vectors are trained to φ = Δϑ.
 
     Args:
         path: Picture to write (png, svg or pdf by its ending).
-        phi: φ of every clip.
-        probability: The VLM's probability of the positive word, in [0, 1].
-        divergence: Δϑ between the clip and the one without the concept, in [0, 1].
+        measured: The sweep.
         word: The positive word.
     """
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True)
-    _curve(left, phi, probability, f"P(“{word}”)")
-    _curve(right, phi, divergence, "Δϑ")
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, sharex=True)
+    phi = measured.phi
+    _curve(left, phi, measured.positive, f"P(“{word}”)")
+    left.set(ylim=(-0.03, 1.03))
+    _curve(middle, phi, measured.coupled, "Δϑ from φ = 0", "through Φ")
+    middle.plot(phi, measured.reencoded, "o:", color=INK, markersize=4, linewidth=1.2, label="decoded, re-encoded")
+    middle.set(ylim=(-0.03, 1.03))
+    if measured.saturation is not None:
+        middle.axvline(measured.saturation, color=POSITIVE, linewidth=1, alpha=0.6, label="saturation")
     ends = [min(0.0, *phi), max(1.0, *phi)]
-    right.plot(ends, [abs(e) for e in ends], "--", color=FAINT, linewidth=1, zorder=0)
+    middle.plot(ends, [abs(end) for end in ends], "--", color=FAINT, linewidth=1, zorder=0)
+    middle.legend(frameon=False, fontsize=8, labelcolor=INK)
+    _curve(right, phi, measured.elsewhere, "what else changed")
+    right.set_ylim(bottom=0)
     save(figure, path)
 
 
-def _curve(axes: Axes, phi: Sequence[float], values: Sequence[float], label: str) -> None:
-    order = sorted(range(len(phi)), key=lambda i: phi[i])
-    axes.plot([phi[i] for i in order], [values[i] for i in order], color=FAINT, linewidth=1.5, zorder=1)
+def _curve(axes: Axes, phi: Sequence[float], values: Sequence[float], title: str, label: str | None = None) -> None:
+    axes.plot(phi, values, color=FAINT, linewidth=1.5, zorder=1, label=label)
     axes.scatter(phi, values, c=[colour_of(f) for f in phi], s=42, zorder=2)
-    axes.set(ylim=(-0.03, 1.03))
     axes.set_xlabel("φ", color=INK)
-    axes.set_title(label, loc="left", color=INK, fontsize=11)
+    axes.set_title(title, loc="left", color=INK, fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=INK, labelsize=9)

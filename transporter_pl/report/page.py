@@ -3,109 +3,87 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+import transporter_pl
 from transporter_pl.concepts.pairs import SLOT
-from transporter_pl.errors import TransporterError
+from transporter_pl.explain.explanation import Explanation, Sample
 from transporter_pl.files import replace_file
 from transporter_pl.report.figures import NEGATIVE, POSITIVE, colour_of
 
 
-@dataclass(frozen=True)
-class Shot:
-    """What one φ gave.
-
-    Attributes:
-        phi: φ.
-        video: The mp4, relative to the page.
-        caption: The VLM's caption through Φ.
-        probability: Its probability of the positive word.
-        divergence: Δϑ to the clip without the concept, through Φ.
-        decoded_caption: Its caption of the decoded clip.
-        decoded_probability: Its probability of the positive word there.
-    """
-
-    phi: float
-    video: str
-    caption: str
-    probability: float
-    divergence: float
-    decoded_caption: str
-    decoded_probability: float
-
-
-@dataclass(frozen=True)
-class Page:
-    """Everything that the page says.
-
-    Attributes:
-        negative: Word at φ = 0.
-        positive: Word at φ = 1.
-        context: The caption, with a slot where the words belong.
-        shots: One a φ.
-        filmstrip: Picture, relative to the page.
-        calibration: Picture, relative to the page.
-        made_with: Names and values for the foot of the page: generator, VLM, seed.
-    """
-
-    negative: str
-    positive: str
-    context: str
-    shots: Sequence[Shot]
-    filmstrip: str
-    calibration: str
-    made_with: Sequence[tuple[str, str]]
-
-
-def write_page(path: str | Path, page: Page) -> None:
+def write_page(
+    path: str | Path, explanation: Explanation, videos: Sequence[str], filmstrip: str, calibration: str
+) -> None:
     """Write the page; its links are relative, its styles its own.
 
-    Raises:
-        TransporterError: If there is nothing to show.
+    Args:
+        path: The page.
+        explanation: A sweep of φ.
+        videos: The mp4 of each φ, relative to the page.
+        filmstrip: Picture, relative to the page.
+        calibration: Picture, relative to the page.
     """
-    if not page.shots:
-        msg = "phi: no clip to show; give at least one φ"
-        raise TransporterError(msg)
     template = Template((files("transporter_pl.report") / "page.html").read_text(encoding="utf-8"))
-    plain = {name: escape(getattr(page, name)) for name in ("negative", "positive", "filmstrip", "calibration")}
+    pair, shown = explanation.pair, list(zip(explanation.samples, videos, strict=True))
+    plain = {"negative": pair.negative, "positive": pair.positive, "filmstrip": filmstrip, "calibration": calibration}
     text = template.substitute(
-        plain,
-        sentence=_sentence(page),
-        figures="\n".join(_figure(shot, page.positive) for shot in page.shots),
-        rows="\n".join(_row(shot) for shot in page.shots),
-        made_with="\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in page.made_with),
+        {name: escape(value) for name, value in plain.items()},
+        sentence=sentence(explanation),
+        verdict=escape(explanation.sentence),
+        warnings="\n".join(f'<p class="warning">{escape(text)}.</p>' for text in explanation.warnings),
+        summary=escape(summary(explanation)),
+        figures="\n".join(figure(sample, video, pair.positive) for sample, video in shown),
+        rows="\n".join(_row(sample) for sample, _ in shown),
+        made_with="\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in _foot(explanation)),
         negative_colour=NEGATIVE,
         positive_colour=POSITIVE,
     )
     replace_file(Path(path), lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
-def _sentence(page: Page) -> str:
-    """The caption, with both words in its slot."""
-    words = f'<b class="negative">{escape(page.negative)}</b>→<b class="positive">{escape(page.positive)}</b>'
-    return escape(page.context).replace(SLOT, words)
+def sentence(explanation: Explanation) -> str:
+    """The caption as HTML, with both words in its slot."""
+    pair = explanation.pair
+    words = f'<b class="negative">{escape(pair.negative)}</b>→<b class="positive">{escape(pair.positive)}</b>'
+    return escape(explanation.context).replace(SLOT, words)
 
 
-def _figure(shot: Shot, word: str) -> str:
-    share = f"{100 * shot.probability:.0f}"
-    return f"""<figure style="--c: {colour_of(shot.phi)}">
-  <video src="{escape(shot.video)}" controls muted loop playsinline preload="auto"
-    aria-label="φ = {shot.phi:g}: {escape(shot.caption)}"></video>
+def summary(explanation: Explanation) -> str:
+    """The dial's figures in a line: monotonicity, saturation, what else changed."""
+    measured = explanation.calibration
+    limit = "none" if measured.saturation is None else f"φ = {measured.saturation:g}"
+    return (
+        f"Monotonicity (Spearman's ρ) {measured.monotonicity:.2f} · saturation {limit} · "
+        f"what else changed, at most {max(measured.elsewhere):.2g}"
+    )
+
+
+def figure(sample: Sample, video: str, word: str) -> str:
+    """A clip as HTML, with what the VLM says of it; ``video`` is a file, or its content as data."""
+    share, said = f"{100 * sample.coupled.positive:.0f}", escape(sample.coupled.caption)
+    return f"""<figure style="--c: {colour_of(sample.phi)}">
+  <video src="{escape(video)}" controls muted loop playsinline preload="auto"
+    aria-label="φ = {sample.phi:g}: {said}"></video>
   <figcaption>
-    <p class="phi">φ = {shot.phi:g}</p>
-    <p class="says">“{escape(shot.caption)}”</p>
+    <p class="phi">φ = {sample.phi:g}</p>
+    <p class="says">“{said}”</p>
     <p class="share"><span>P({escape(word)})</span><meter min="0" max="100" value="{share}">{share} %</meter>
       <span>{share} %</span></p>
   </figcaption>
 </figure>"""
 
 
-def _row(shot: Shot) -> str:
-    numbers = (shot.probability, shot.decoded_probability, shot.divergence)
-    words = (shot.caption, shot.decoded_caption)
-    cells = "".join(f"<td>{cell}</td>" for cell in (*(f"{n:.3f}" for n in numbers), *map(escape, words)))
-    return f'<tr><th scope="row">{shot.phi:g}</th>{cells}</tr>'
+def _row(sample: Sample) -> str:
+    coupled, reencoded = sample.coupled, sample.reencoded
+    numbers = coupled.positive, reencoded.positive, coupled.divergence, reencoded.divergence
+    cells = [*(f"{number:.3f}" for number in numbers), f"{sample.elsewhere:.2g}"]
+    words = escape(coupled.caption), escape(reencoded.caption)
+    return f'<tr><th scope="row">{sample.phi:g}</th>{"".join(f"<td>{cell}</td>" for cell in (*cells, *words))}</tr>'
+
+
+def _foot(explanation: Explanation) -> Sequence[tuple[str, str]]:
+    return [*explanation.made_with, ("seed", str(explanation.seed)), ("transporter-pl", transporter_pl.__version__)]

@@ -270,13 +270,23 @@ class ConceptStage(L.LightningModule):
                     Console().print(concept.calibration.sentence(concept.pair), soft_wrap=True)
 
     def _calibrated(self, bank: ConceptBank) -> ConceptBank:
-        explainer = Explainer(self._fitted().bridge, bank, self.hparams["divergence"])
-        guided = {name: self.hparams[name] for name in ("guidance", "prompt")}
-        measured = [
-            replace(concept, calibration=explainer.calibrate(concept.pair, self.hparams["calibration_seeds"], **guided))
-            for concept in self._watch("Calibration")(bank.entries)
-        ]
-        return replace(bank, entries=tuple(measured))
+        explainer = Explainer(self._fitted().bridge, bank)
+        entries = self._watch("Calibration")(enumerate(bank.entries))
+        return replace(bank, entries=tuple(self._measured(explainer, index, concept) for index, concept in entries))
+
+    def _measured(self, explainer: Explainer, index: int, concept: Concept) -> Concept:
+        options = self.hparams
+        contexts = [setting.context for setting in self._fitted().settings if setting.pair == index]
+        calibration = explainer.calibrate(
+            concept.pair,
+            options["calibration_seeds"],
+            contexts=contexts,
+            steps=options["sampling_steps"],
+            guidance=options["guidance"],
+            prompt=options["prompt"],
+            batch_size=options["batch_size"],
+        )
+        return replace(concept, calibration=calibration)
 
     def bank(self) -> ConceptBank:
         """The bank as it stands; after or during a training."""

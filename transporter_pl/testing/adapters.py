@@ -79,7 +79,7 @@ def _latent_frames(adapter: GeneratorAdapter) -> Iterator[str]:
     held = adapter.latent_frames
     frames = [frame for some in held for frame in some]
     if len(held) != adapter.latent_shape[1] or not all(held) or frames != list(range(adapter.video.frames)):
-        yield f"latent_frames: {held} don't share {adapter.video.frames} frames out to {adapter.latent_shape[1]} latents"
+        yield f"latent_frames: {held} don't share {adapter.video.frames} frames out to {adapter.latent_shape[1]}"
 
 
 def _schedule(adapter: GeneratorAdapter) -> Iterator[str]:

@@ -1,0 +1,47 @@
+"""An explanation in a notebook's cell: no file, no script, no style of the page's leaks out."""
+
+from __future__ import annotations
+
+import base64
+import tempfile
+from html import escape
+from pathlib import Path
+
+from torch import Tensor
+
+from transporter_pl.explain.explanation import Explanation
+from transporter_pl.report.figures import NEGATIVE, POSITIVE
+from transporter_pl.report.page import figure, sentence, summary
+from transporter_pl.report.video import write_video
+
+STYLE = f"""
+.transporter {{ font: 1rem/1.5 system-ui, sans-serif; max-width: 76rem; }}
+.transporter .negative {{ color: {NEGATIVE}; }} .transporter .positive {{ color: {POSITIVE}; }}
+.transporter .shots {{ display: flex; flex-wrap: wrap; gap: 1rem; margin: .8rem 0; }}
+.transporter figure {{ width: 11rem; margin: 0; }}
+.transporter video {{ width: 100%; background: #000; border-bottom: 3px solid var(--c); }}
+.transporter figcaption p {{ margin: .2rem 0; font-size: .85rem; line-height: 1.35; }}
+.transporter .phi {{ font-weight: 600; }} .transporter .says {{ font-style: italic; }}
+.transporter .share {{ display: flex; gap: .4rem; align-items: center; }}
+.transporter meter {{ flex: 1; min-width: 2rem; }}
+.transporter .small {{ font-size: .85rem; opacity: .75; }}
+"""
+
+
+def notebook_html(explanation: Explanation) -> str:
+    """The clips, what the VLM says of them, and whether it moved, as HTML that holds the videos themselves."""
+    word = explanation.pair.positive
+    shots = "\n".join(figure(sample, _data(sample.video, explanation.fps), word) for sample in explanation.samples)
+    warnings = "".join(f"<p><strong>{escape(text)}.</strong></p>" for text in explanation.warnings)
+    return f"""<div class="transporter"><style>{STYLE}</style>
+<p>{sentence(explanation)}</p>
+<div class="shots">{shots}</div>
+<p>{escape(explanation.sentence)}</p>{warnings}
+<p class="small">{escape(summary(explanation))}</p></div>"""
+
+
+def _data(video: Tensor, fps: float) -> str:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "clip.mp4"
+        write_video(file, video, fps)
+        return f"data:video/mp4;base64,{base64.b64encode(file.read_bytes()).decode()}"
