@@ -81,7 +81,7 @@ def over_tiny(line, tiny):
         "encode": [*models(), *video("data.video")],
         "coupling": [*trainer, *small],
         "concept": [*trainer, *models("model."), *video("model.video"), *quick],
-        "explain": [*models(), *video("video")],
+        "explain": [*models(), *video("geometry")],
         "measure": [*models(), *video("video")],
     }[line[2].removeprefix("shapemotion/").removesuffix(".yaml")]
 
@@ -126,7 +126,10 @@ def test_errors_come_before_models_are_loaded(tiny, tmp_path, capsys):
         (["--pair", "left:right", "--steps", "0"], "steps: 0 is too small; give at least 1"),
         (["--pair", "left:right", "--guidance", "0.5"], "guidance: 0.5 is too small; give at least 1"),
         (["--pair", "left:right", "--batch_size", "0"], "batch_size: 0 is too small; give at least 1"),
-        (["--pair", "left:right", "--caption", "a red oval"], "caption: 'a red oval' does not hold the word 'left'"),
+        (["--pair", "left:right", "--window", "0.5"], "window: 0.5 is no part of [0, 1]; give (low, high)"),
+        (["--pair", "left:right", "--window", "0.5", "2"], "window: 0.5 2 is no part of [0, 1]"),
+        (["--pair", "left:right", "--depth", "7"], "depth: 7 is not in (0, 1]"),
+        (["--pair", "left:right", "--also", "[{pair: red:red}]"], "pair: 'red:red' differs in nothing"),
     ):
         assert main([*base, *options]) == 2
         said = capsys.readouterr().err

@@ -231,7 +231,7 @@ def configs(folders):
     clips = {"root": "clips", "annotations": "clips/annotations.json", "video": video}
     encode = {"data": {"class_path": "vatex", "init_args": clips}, **models, "out": "cache", "device": "cpu"}
     cache = {"class_path": "cache", "init_args": {"path": "cache", "batch_size": 2, "val_fraction": 0.34}}
-    explain = {**models, "video": video, "coupling": "coupling", "concepts": "concepts", "out": "page", "steps": 2}
+    explain = {**models, "coupling": "coupling", "concepts": "concepts", "out": "page", "steps": 2}
     return {
         "encode": encode,
         "fit-coupling": {

@@ -62,6 +62,18 @@ print(json.dumps([m for m in {HEAVY!r} if m in sys.modules]))
     assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
+def test_what_python_offers_is_imported_when_it_is_asked_for():
+    code = f"""
+import sys
+import transporter_pl
+print([m for m in {HEAVY!r} if m in sys.modules])
+from transporter_pl import Dial, Explainer
+print(Dial("left:right").phi, Explainer.__name__, hasattr(transporter_pl, "Explorer"))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.splitlines() == ["[]", "1.0 Explainer False"]
+
+
 @pytest.mark.parametrize("folder", ["backbones", "datamodules"])
 def test_bare_import_fails_loudly(folder):
     done = subprocess.run([sys.executable, "-c", f"import {folder}"], capture_output=True, text=True, cwd=ROOT)

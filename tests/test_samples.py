@@ -22,7 +22,10 @@ def test_a_geometry_is_refused_by_its_field(field, value):
     "line",
     [
         ["encode", "--config", "shapemotion/encode.yaml", "--data.video.fps", "0"],
-        ["explain", "--config", "shapemotion/explain.yaml", "--pair", "left:right", "--video.fps", "0"],
+        [
+            *("explain", "--config", "shapemotion/explain.yaml", "--config", "backbones/shapemotion_gemma3.yaml"),
+            *("--pair", "left:right", "--geometry.fps", "0"),
+        ],
         ["fit", "--config", "shapemotion/concept.yaml", "--model.video.fps", "0"],
     ],
 )

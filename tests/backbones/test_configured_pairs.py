@@ -89,4 +89,4 @@ def lines(config, spec, folder, generator, vlm, clips, cache, coupling, concepts
     yield ["fit", "--config", "coupling/base.yaml", *fit, *SMALL, *TRAINER, *root, "--trainer.max_steps", "1"]
     yield ["fit", *papers, *layer, *tiny("model."), *small("model.video"), *learn, *QUICK, *TRAINER, *root]
     explained = ["--pair", "left:right", "--phi", "0", "1", "--steps", "2", "--out", out]
-    yield ["explain", *layer, *tiny(), *small("video"), *coupled, *banked, *explained]
+    yield ["explain", *layer, *tiny(), *small("geometry"), *coupled, *banked, *explained]

@@ -98,6 +98,10 @@ class LengthOfTheLongest(WanAdapter):
         return condition[:, : max(len(c.split()) + 1 for c in captions)]
 
 
+class LosesFrames(WanAdapter):
+    latent_frames = (range(1), range(1, 4))
+
+
 class WrongSign(WanAdapter):
     def schedule(self, steps):
         schedule = super().schedule(steps)
@@ -196,6 +200,7 @@ class MixesClips(WanAdapter):
         (DeafToTime, "condition", "the same at another t"),
         (OneTimeForAll, "generator_batch", "velocity: a clip in a batch and alone"),
         (LengthOfTheLongest, "condition", "empty caption: shape"),
+        (LosesFrames, "latent_frames", "don't share 5 frames out to 2"),
         (WrongSign, "schedule", "should lead to z"),
         (SharedHistory, "schedule", "second run|raised"),
         (TimesInThousands, "schedule", "falling numbers"),

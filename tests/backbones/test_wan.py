@@ -1,15 +1,17 @@
 import itertools
 import json
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler
 
-from transporter_pl.adapters import generators
+from transporter_pl.adapters import GeneratorAdapter, generators
 from transporter_pl.backbones.wan import WanAdapter, decode_raw
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.sampler import sample
+from transporter_pl.samples import VideoSpec
 
 CAPTIONS = ["a red ball", "the blue square moves to the left"]
 UNIPC = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
@@ -413,6 +415,23 @@ def test_training_through_the_adapter_reaches_its_weights(pipelines, spec):
     for weight, asked in zip(weights, before, strict=True):
         weight.grad = None
         weight.requires_grad_(asked)
+
+
+@pytest.mark.parametrize(
+    ("frames", "latents", "held"),
+    [
+        (9, 3, ((0,), (1, 2, 3, 4), (5, 6, 7, 8))),
+        (5, 5, ((0,), (1,), (2,), (3,), (4,))),
+        (8, 2, ((0,), (1, 2, 3, 4, 5, 6, 7))),
+        (8, 4, ((0, 1), (2, 3), (4, 5), (6, 7))),
+        (1, 1, ((0,),)),
+        (8, 1, (tuple(range(8)),)),
+    ],
+)
+def test_latent_frames_of_other_codecs(frames, latents, held):
+    """Causal codecs where the numbers allow it; else even shares."""
+    codec = SimpleNamespace(video=VideoSpec(frames, 32, 32), latent_shape=(4, latents, 2, 2))
+    assert tuple(map(tuple, GeneratorAdapter.latent_frames.fget(codec))) == held
 
 
 @torch.no_grad()

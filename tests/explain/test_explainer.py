@@ -5,38 +5,28 @@ from dataclasses import replace
 import pytest
 import torch
 
+import transporter_pl
 from transporter_pl.concepts.bank import Concept, ConceptBank
 from transporter_pl.concepts.divergences import hellinger
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
+from transporter_pl.explain.dials import Dial
 from transporter_pl.explain.explainer import Explainer
+from transporter_pl.explain.modulation import Modulation, modulate
+from transporter_pl.explain.sampler import draw_noise, sample
 from transporter_pl.samples import Origin, VideoSpec
 
 CAPTION = "a red oval moves left slowly"
 
 
-@pytest.fixture(scope="module")
-def bank(tiny):
-    facts = {"divergence": 0.5, "steps": 1, "loss": 0.1, "explained": 0.9, "prompt": "", "objective": "velocity"}
-    draws = torch.Generator().manual_seed(0)
-    entries = (
-        Concept(pair=Pair("left", "right"), vector=torch.randn(12, 16, generator=draws), **facts),
-        Concept(pair=Pair("red", "blue"), vector=torch.randn(16, generator=draws), **facts),
-    )
-    return ConceptBank(tiny.generator.path, tiny.vlm.path, "coupling", entries)
-
-
-@pytest.fixture(scope="module")
-def explainer(tiny, tiny_coupling, bank, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bank")
-    bank.save(folder)
-    return Explainer.from_pretrained(tiny.generator, tiny.vlm, tiny_coupling, folder, tiny.video)
-
-
-@pytest.fixture(scope="module")
-def explanation(explainer):
-    return explainer.explain(CAPTION, "left:right", phi=(0.0, 0.5, 1.0), seed=7, steps=3)
+@torch.no_grad()
+def drawn(explainer, dials, rows, caption=CAPTION):
+    """Latents and moved condition by hand: concepts of the bank and their φ, seed 7, three steps."""
+    generator = explainer.bridge.generator
+    moved = [Modulation(explainer.bank[pair].vector, phi) for pair, phi in dials.items()]
+    condition = generator.encode_text([caption] * rows)
+    return sample(generator, condition, draw_noise(generator, [7] * rows), 3, None, moved), modulate(condition, moved)
 
 
 def test_shapes(explanation, tiny):
@@ -63,8 +53,7 @@ def test_readings_are_the_vlms_own(explainer, explanation):
 
 
 def test_coupled_reading_goes_through_phi(explainer, explanation):
-    moved = [explainer.modulation("left:right", explanation.phi)]
-    latents, condition = explainer.latents([CAPTION] * 3, [7] * 3, moved, steps=3)
+    latents, condition = drawn(explainer, {"left:right": explanation.phi}, 3)
     torch.testing.assert_close(explainer.bridge.generator.decode(latents), explanation.video, atol=1e-5, rtol=1e-4)
     tokens = explainer.bridge.tokens(latents, condition)
     probs = explainer.bridge.vlm.logits(tokens, answer="a red oval moves").softmax(-1)
@@ -74,7 +63,7 @@ def test_coupled_reading_goes_through_phi(explainer, explanation):
 
 def test_zero_reproduces_the_plain_video(explainer):
     swept = explainer.explain(CAPTION, "left:right", phi=(0.0,), seed=7, steps=3).video
-    latents, _ = explainer.latents([CAPTION], [7], steps=3)
+    latents, _ = drawn(explainer, {}, 1)
     assert torch.equal(swept, explainer.bridge.generator.decode(latents))
 
 
@@ -97,7 +86,7 @@ def test_batches_change_nothing_but_rounding(explainer, explanation, phi, batch_
         torch.testing.assert_close(one.divergence, two.divergence[rows], atol=1e-3, rtol=1e-2)
 
 
-def test_every_step_of_every_batch_passes_by(explainer, capsys):
+def test_every_step_passes_by_once(explainer, capsys):
     times = []
 
     def watch(steps):
@@ -106,21 +95,13 @@ def test_every_step_of_every_batch_passes_by(explainer, capsys):
             yield t, z
 
     explainer.explain(CAPTION, "left:right", seed=7, steps=2, batch_size=3, watch=watch)
-    first, second = times[:3], times[3:]
-    assert (
-        [t for t, _ in first] == [t for t, _ in second] == [*explainer.bridge.generator.schedule(2).times.tolist(), 0]
-    )
-    assert [n for _, n in times] == [3] * 3 + [2] * 3
+    assert times == [(t, 5) for t in [*explainer.bridge.generator.schedule(2).times.tolist(), 0]]
     assert capsys.readouterr().out == ""  # no bar unless it is asked for
 
 
 def test_several_concepts(explainer, explanation):
-    both = explainer.explain(
-        CAPTION, "left:right", phi=(0.0, 1.0), seed=7, steps=3, also=[explainer.modulation("red:blue", 1.0)]
-    )
-    latents, _ = explainer.latents(
-        [CAPTION], [7], [explainer.modulation("left:right", 1.0), explainer.modulation("red:blue", 1.0)], steps=3
-    )
+    both = explainer.explain(CAPTION, "left:right", (0.0, 1.0), 7, 3, also=[Dial("red:blue", 0.5)])
+    latents, _ = drawn(explainer, {"left:right": 1.0, "red:blue": 0.5}, 1)
     torch.testing.assert_close(both.video[1:], explainer.bridge.generator.decode(latents), atol=1e-4, rtol=1e-3)
     assert not torch.equal(both.video[0], explanation.video[0])
 
@@ -130,10 +111,22 @@ def test_several_concepts(explainer, explanation):
     [
         ({"pair": "up:down"}, "it holds left:right, red:blue"),
         ({"caption": "a red oval moves right"}, "does not hold the word 'left'"),
-        ({"phi": [math.nan]}, "phi: .* is not finite"),
+        ({"phi": [math.nan]}, "phi: nan; give finite numbers"),
+        ({"phi": [0.5, 0.5]}, "phi: 0.5 0.5 holds a value twice"),
+        ({"also": [Dial("up:down")]}, "it holds left:right, red:blue"),
+        ({"also": [Dial("red:blue"), Dial("red : blue")]}, "also: 'red:blue' is turned twice; give each"),
+        ({"also": [Dial("left:right")]}, "also: 'left:right' is turned twice"),
+        ({"also": [Dial("red:blue", span="3-7")]}, "span: '3-7' goes beyond the clip, whose last frame is 4"),
+        ({"pair": ("up", "down")}, "the bank holds no 'up:down'"),
+        ({"caption": None}, "caption: the bank holds no caption for 'left:right'; give one with the word 'left'"),
         ({"phi": []}, "phi: no value"),
-        ({"frames": (1.0, 1.0, 1.0)}, "3 weights for 2 latent frames"),
-        ({"window": (0.5, 0.1)}, "window: .* is empty"),
+        ({"span": "2-5"}, "span: '2-5' goes beyond the clip, whose last frame is 4, at 0.5s"),
+        ({"ramp": "2"}, "ramp: '2' without a span"),
+        ({"window": (0.5, 0.1)}, r"window: 0.5 0.1 is no part of \[0, 1\]"),
+        ({"window": (0.5, 1.5)}, r"window: 0.5 1.5 is no part of \[0, 1\]"),
+        ({"video": torch.zeros(9, 3, 32, 32)}, r"video: shape \(9, 3, 32, 32\), but 5 frames of 32x32"),
+        ({"video": torch.zeros(5, 3, 32, 32), "depth": 0.0}, r"depth: 0 is not in \(0, 1\]"),
+        ({"video": torch.zeros(5, 3, 32, 32), "start": "noisy"}, "start: 'noisy' is unknown; use noised or inverted"),
         ({"steps": 0}, "steps: 0 is too small"),
         ({"guidance": 0.5}, "guidance: 0.5 is too small"),
         ({"batch_size": 0}, "batch_size: 0 is too small"),
@@ -153,11 +146,6 @@ def test_a_bank_of_another_generator(tiny, tiny_coupling, explainer, bank, tmp_p
     longer = ConceptBank("a", "b", "c", (Concept(Pair("a", "b"), torch.zeros(99, 16), 0, 0, 0, 0, "", ""),))
     with pytest.raises(TransporterError, match=r"vector of 'a:b' is \(99, 16\)"):
         Explainer(explainer.bridge, longer)
-
-
-def test_one_seed_a_caption(explainer):
-    with pytest.raises(TransporterError, match="seeds: 1 for 2 captions"):
-        explainer.latents([CAPTION] * 2, [0])
 
 
 @pytest.fixture
@@ -201,3 +189,63 @@ def test_on_a_gpu(tiny, tiny_coupling, bank, explanation, tmp_path):
 def test_a_sweep_that_draws_nothing_finite_is_refused(explainer):
     with pytest.raises(TransporterError, match=r"^phi: 0 1e\+35 draws nothing finite; give smaller values$"):
         explainer.explain("a red oval moves left slowly", "left:right", (0, 1e35), steps=2)
+
+
+def test_a_window_and_a_span_are_the_samplers(explainer):
+    found = explainer.explain(CAPTION, ("left", "right"), (0.0, 1.0), 7, 3, window=(0.0, 0.9), span="1-2", ramp="1")
+    generator = explainer.bridge.generator
+    with torch.no_grad():
+        condition = generator.encode_text([CAPTION])
+        moved = Modulation(explainer.bank["left:right"].vector, 1.0, (0.0, 0.9), (1.0 * 0, 0.5))
+        latents = sample(generator, condition, draw_noise(generator, [7]), 3, None, [moved])
+        expected = generator.decode(latents)
+    torch.testing.assert_close(found.video[1:], expected, atol=1e-4, rtol=1e-3)
+    assert ("window", "0 ≤ t ≤ 0.9") in found.made_with
+    assert ("frames", "1-2, ramp 1") in found.made_with
+
+
+def test_all_of_phi_in_one_run_that_shares_the_steps_before_the_window(explainer, monkeypatch):
+    generator, rows = explainer.bridge.generator, []
+    ask = generator.velocity
+
+    def velocity(latents, condition, t):
+        rows.append(len(latents))
+        return ask(latents, condition, t)
+
+    monkeypatch.setattr(generator, "velocity", velocity)
+    monkeypatch.setattr("transporter_pl.explain.explainer.check_memory", lambda *_: None)
+    explainer.explain(CAPTION, "left:right", (0.0, 0.5, 1.0), 7, 6, guidance=1.0, window=(0.0, 0.5))
+    before = int((generator.schedule(6).times > 0.5).sum())
+    assert rows == [1] * before + [3] * (6 - before)
+
+
+def test_memory_is_checked_before_sampling(explainer, monkeypatch):
+    monkeypatch.setattr("transporter_pl.explain.explainer.sample", None)
+    monkeypatch.setattr("transporter_pl.explain.memory.free_memory", lambda _: 1)
+    with pytest.raises(TransporterError, match="batch_size: 5 clips at once need"):
+        Explainer(explainer.bridge, explainer.bank).explain(CAPTION, "left:right")
+
+
+def test_memory_is_rehearsed_once_for_as_many_rows(explainer, monkeypatch):
+    rows = []
+    monkeypatch.setattr("transporter_pl.explain.explainer.check_memory", lambda _, count, condition: rows.append(count))
+    fresh = Explainer(explainer.bridge, explainer.bank)
+    for phi in ([0, 1], [0, 1], [0, 0.5, 1]):
+        fresh.explain(CAPTION, "left:right", phi, steps=1)
+    assert rows == [2, 3]
+
+
+def test_names_instead_of_specs(tiny, tiny_coupling, explainer, tmp_path):
+    explainer.bank.save(tmp_path / "bank")
+    network = CouplingNetwork.from_pretrained(tiny_coupling)
+    network.origin = Origin(tiny.generator.path, tiny.vlm.path, tiny.video)
+    network.save(tmp_path / "coupling")
+    names = {kind: f"{spec.name}:{spec.path}" for kind, spec in (("generator", tiny.generator), ("vlm", tiny.vlm))}
+    found = transporter_pl.Explainer.from_pretrained(
+        **names, coupling=tmp_path / "coupling", concepts=tmp_path / "bank"
+    )
+    assert found.bridge.generator.video == tiny.video
+    with pytest.raises(TransporterError, match="backbone: 'wan' is not name:path"):
+        Explainer.from_pretrained("wan", names["vlm"], tmp_path / "coupling", tmp_path / "bank")
+    with pytest.raises(TransporterError, match=r"video: the coupling network in .* does not know its geometry"):
+        Explainer.from_pretrained(tiny.generator, tiny.vlm, tiny_coupling, tmp_path / "bank")

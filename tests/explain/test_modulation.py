@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from transporter_pl.errors import TransporterError
-from transporter_pl.explain.modulation import Layers, Modulation, check_frames, modulate
+from transporter_pl.explain.modulation import Layers, Modulation, check_frames, check_rows, modulate
 
 SEQUENCE, VECTOR = torch.randn(5, 4), torch.randn(4)
 CONDITION = torch.randn(3, 5, 4)
@@ -30,9 +30,9 @@ def test_phi_must_be_finite(phi):
         Modulation(VECTOR, phi)
 
 
-@pytest.mark.parametrize("window", [(0.6, 0.4), (math.nan, 1.0)])
-def test_windows_must_not_be_empty(window):
-    with pytest.raises(TransporterError, match=r"window: .* give \(low, high\)"):
+@pytest.mark.parametrize("window", [(0.6, 0.4), (math.nan, 1.0), (0.5, 1.2), (-0.1, 0.5), (1.2, 1.4), (0.1,)])
+def test_windows_are_parts_of_the_whole_way(window):
+    with pytest.raises(TransporterError, match=r"window: .* is no part of \[0, 1\]; give \(low, high\)"):
         Modulation(VECTOR, 1.0, window)
 
 
@@ -46,6 +46,15 @@ def test_frame_weights_must_fit_the_latents():
     check_frames([Modulation(VECTOR, 1.0), Modulation(VECTOR, 1.0, frames=(0.0, 1.0, 1.0))], 3)
     with pytest.raises(TransporterError, match="2 weights for 3 latent frames; give 3"):
         check_frames([Modulation(VECTOR, 1.0, frames=(0.0, 1.0))], 3)
+
+
+def test_what_is_given_for_each_clip_must_fit_their_number():
+    each = Modulation(VECTOR.expand(3, 5, 4), torch.zeros(3))
+    check_rows([each, Modulation(SEQUENCE, 1.0), Modulation(VECTOR, 1.0)], 3)
+    with pytest.raises(TransporterError, match="phi: 3 for 2 clips; give one for each"):
+        check_rows([each], 2)
+    with pytest.raises(TransporterError, match="vector: 3 for 4 clips"):
+        check_rows([Modulation(VECTOR.expand(3, 5, 4), 1.0)], 4)
 
 
 @given(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))

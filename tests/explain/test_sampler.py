@@ -128,6 +128,21 @@ def test_refuses(generator, condition, noise, steps, guidance, name):
         sample(generator, condition, noise, steps, guidance)
 
 
+@pytest.mark.parametrize("start", [-1, 4])
+def test_a_start_that_is_no_step_is_refused_before_any_forward(generator, condition, noise, asked, start):
+    with pytest.raises(TransporterError, match=f"start: {start} is none of the 4 steps; give 0 to 3"):
+        sample(generator, condition, noise, 4, start=start)
+    assert asked == []
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_phi_for_other_clips_is_refused_before_any_forward(generator, condition, noise, q, asked, count):
+    late = Modulation(q, torch.zeros(count), window=(0.0, 0.3))
+    with pytest.raises(TransporterError, match=f"phi: {count} for 2 clips"):
+        sample(generator, condition, noise, 4, modulations=[late])
+    assert asked == []
+
+
 @pytest.fixture
 def asked(generator, monkeypatch):
     """Rows of every call of the generator."""

@@ -2,22 +2,21 @@ import pytest
 import torch
 
 from transporter_pl.errors import TransporterError
-from transporter_pl.explain.sampler import draw_noise, sample
+from transporter_pl.explain.sampler import denoise, draw_noise, sample
 from transporter_pl.explain.starting import first_step, inverted, noised
-from transporter_pl.loading import BackboneSpec, load_generator
-from transporter_pl.samples import VideoSpec
+from transporter_pl.loading import load_generator
 
 
 @pytest.fixture(scope="module")
-def generator():
-    return load_generator(BackboneSpec("wan", "shapemotion-wan"), VideoSpec(9, 64, 64))
+def generator(tiny):
+    return load_generator(tiny.generator, tiny.video)
 
 
 @pytest.fixture(scope="module")
 def drawn(generator):
     """A clip that the generator itself draws, and its condition."""
     with torch.no_grad():
-        condition = generator.encode_text(["a large wide red oval moves left quickly on a dark background"])
+        condition = generator.encode_text(["a red oval moves left"])
         return sample(generator, condition, draw_noise(generator, [0]), 10), condition
 
 
@@ -41,15 +40,13 @@ def test_what_was_inverted_is_drawn_again(generator, drawn):
         errors.append(((again - clean).norm() / clean.norm()).item())
         changed = (latents - clean).norm() / clean.norm()
     assert changed > 0.3
-    assert errors[1] < 0.08
+    assert errors[1] < 0.025  # Euler's rule backwards: see the bound that it misses
     assert errors[1] < errors[0]
 
 
 def test_a_run_may_begin_anywhere(generator, drawn):
     """The last steps of a run, from where it stood."""
     _, condition = drawn
-    from transporter_pl.explain.sampler import denoise
-
     path = list(denoise(generator, condition, draw_noise(generator, [1]), 6))
     rest = sample(generator, condition, path[4][1], 6, start=4)
     torch.testing.assert_close(rest, path[-1][1], atol=1e-5, rtol=1e-4)

@@ -1,14 +1,16 @@
 """The folder and its page, read as a browser would."""
 
 import base64
+import io
 import json
 from html.parser import HTMLParser
 
 import av
 import pytest
-import torch
+from rich.console import Console
 
 from transporter_pl.report.folder import write_report
+from transporter_pl.report.terminal import show
 
 VOID = {"meta", "img", "link", "br", "input", "source"}
 
@@ -120,11 +122,11 @@ def test_writing_again_replaces(explanation, tmp_path):
 
 
 def test_videos_that_the_page_does_not_show_go(explanation, tmp_path):
-    for name in ("phi_0.25.mp4", "phi_1.mp4", "mine.mp4"):
+    for name in ("phi_0.25.mp4", "phi_-1e-05.mp4", "phi_1.mp4", "mine.mp4", "phi_of_mine.mp4"):
         (tmp_path / name).write_bytes(b"old")
     explanation.save(tmp_path)
     names = {p.name for p in tmp_path.glob("*.mp4")}
-    assert names == {"phi_0.mp4", "phi_0.5.mp4", "phi_1.mp4", "mine.mp4"}
+    assert names == {"phi_0.mp4", "phi_0.5.mp4", "phi_1.mp4", "mine.mp4", "phi_of_mine.mp4"}
     assert (tmp_path / "phi_1.mp4").stat().st_size > 3
 
 
@@ -132,7 +134,7 @@ def test_did_it_move(report, explanation):
     """The sentence, the figures and the warnings, on the page and as JSON."""
     text = Document(report[0].read_text(encoding="utf-8")).text
     assert explanation.sentence in text
-    assert "Monotonicity (Spearman's ρ) 1.00 · saturation none · what else changed, at most 0.0034" in text
+    assert "Monotonicity (Spearman's ρ) 1.00 · saturation not reached · what else changed, at most 0.0034" in text
     assert "where red:green <saturated>." in text
     assert "also small:large φ = 0.5" in text
     figures = json.loads((report[1] / "explanation.json").read_text(encoding="utf-8"))
@@ -157,14 +159,18 @@ def test_a_notebook_shows_it_whole(explanation, tmp_path):
     assert not tags & {"script", "link", "html", "body"}
 
 
-def test_samples_are_its_rows(explanation):
-    first, second, _ = explanation.samples
-    assert (first.phi, second.phi) == (0, 0.5)
-    assert torch.equal(second.video, explanation.video[1])
-    assert second.coupled.caption == "a <yellow> oval & more"
-    assert second.coupled.positive == pytest.approx(0.4)
-    assert second.reencoded.divergence == pytest.approx(0.4)
-    assert second.elsewhere == pytest.approx(0.0012)
+def test_the_terminal_says_it_too(explanation):
+    console = Console(file=io.StringIO(), width=100, markup=False, highlight=False)
+    show(explanation, console)
+    warning, heads, *rows = console.file.getvalue().splitlines()
+    assert warning == f"warning: {explanation.warnings[0]}"
+    assert heads.split("  ")[0].strip() == "φ"
+    assert [row.split() for row in rows[1:3]] == [
+        ["0.5", "0.400", "0.450", "0.400", "0.0012"],
+        ["1", "0.910", "0.880", "0.800", "0.0034"],
+    ]
+    assert rows[3].startswith("Monotonicity (Spearman's ρ) 1.00 · saturation not reached · what else changed, at most")
+    assert rows[4:] == [explanation.sentence]
 
 
 def test_filmstrip_alone(explanation, tmp_path):

@@ -247,3 +247,52 @@ def test_objective_in_closed_form():
     gap = (phi * t)[:, None] * ((positive - negative - q).flatten(1) @ generator.b.T)
     torch.testing.assert_close(loss, gap.square().mean(1), atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(start, (phi[:, None] * (w - v).flatten(1)).square().mean(1))
+
+
+def test_what_the_concepts_do_is_measured_after_the_training(arguments, tmp_path, capsys):
+    stage = ConceptStage(**{**arguments, "calibration_seeds": 2})
+    trainer(tmp_path, enable_checkpointing=False).fit(stage)
+    bank = ConceptBank.from_pretrained(tmp_path / "bank")
+    explainer, said = Explainer(stage.teacher.bridge, bank), " ".join(capsys.readouterr().out.split())
+    for concept in bank.entries:
+        assert concept.calibration.sentence(concept.pair) in said
+        again = explainer.calibrate(concept.pair, 2, steps=4)
+        assert concept.calibration.coupled == pytest.approx(again.coupled, abs=1e-3)
+        assert concept.calibration.phi == again.phi
+
+
+def test_pairs_as_templates_and_more_pairs_than_points(arguments, tmp_path):
+    pairs = [
+        "a red oval moves {left|right}",
+        "a {red|blue} oval",
+        "a blue oval moves {left|right}",
+        "a {small|large} oval",
+    ]
+    stage = ConceptStage(**{**arguments, "pairs": pairs, "batch_size": 1, "steps": 7})
+    assert [pair.name for pair in stage.pairs] == ["left:right", "red:blue", "small:large"]
+    assert len(stage.pairs[0].contexts) == 2
+    trainer(tmp_path, enable_checkpointing=False).fit(stage)
+    bank = ConceptBank.from_pretrained(tmp_path / "bank")
+    for concept, start in zip(bank.entries, stage.teacher.difference(), strict=True):  # each had its turns
+        assert concept.loss > 0
+        assert not torch.allclose(concept.vector, start, atol=1e-4)
+
+
+def test_a_guided_training_goes_on_where_it_stopped(arguments, tmp_path):
+    guided = {**arguments, "objective": "vlm_guided", "objective_options": {"lr": 0.5}}
+    stage, fitted = ConceptStage(**guided), trainer(tmp_path, enable_checkpointing=True)
+    fitted.fit(stage)
+    theta = stage.objective.theta.detach()
+    fitted.save_checkpoint(tmp_path / "stage.ckpt")
+    kept = torch.load(tmp_path / "stage.ckpt", weights_only=True)["state_dict"]
+    assert set(kept) == {"vectors", "objective.theta"}
+    story = ConceptBank.from_pretrained(tmp_path / "bank")["left:right"].objective
+    assert story.startswith("vlm_guided, φ uniform, ")
+    assert stage.objective.words[0][0] in story
+    bare = ConceptStage.load_from_checkpoint(tmp_path / "stage.ckpt", weights_only=True)  # no backbone is loaded
+    assert torch.equal(bare.vectors, stage.vectors)
+    longer = ConceptStage(**{**guided, "steps": 4, "objective_options": {"lr": 0.0}})
+    trainer(tmp_path).fit(longer, ckpt_path=tmp_path / "stage.ckpt")
+    assert longer.global_step == 4
+    known = theta.isfinite()
+    torch.testing.assert_close(longer.objective.theta.detach()[known], theta[known], atol=0.6, rtol=0)

@@ -32,6 +32,7 @@ OWNERS: dict[str, dict[str, str]] = {
 # where ``video`` is a file, the geometry has a name of its own
 NAMED = {"transporter-explain": {"video": "geometry"}}
 MODES = {"data": "data", "explain": "geometry"}  # kind of YAML → the argument that its commands have
+NUMBERS = (tuple[float, float], tuple[float, ...])  # types of options that take several
 BACKBONES = ("generator", "vlm", "video")
 NAME = re.compile(r"(?!(null|None)$)[A-Za-z]\w*(-\w+)*")  # and not a class path, a file or an inline mapping
 
@@ -50,7 +51,7 @@ def call(function: Callable[..., Any], prog: str, argv: list[str]) -> object:
     mode = next((f"transporter-{kind}" for kind, name in MODES.items() if name in parameters), "transporter")
     parser = ArgumentParser(prog=prog, description=summary, exit_on_error=False, parser_mode=mode)
     parser.add_argument("-c", "--config", action="config", help="YAML file, here or among the packaged ones")
-    numbers = [name for name in parameters if hints[name] == tuple[float, ...]]
+    numbers = [name for name in parameters if hints[name] in NUMBERS]
     flags = [name for name in parameters if hints[name] is bool]
     parser.add_function_arguments(function, skip={*numbers, *flags})
     described = {p.arg_name: p.description for p in docstring_parser.parse(inspect.getdoc(function) or "").params}

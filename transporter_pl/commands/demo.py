@@ -41,7 +41,7 @@ class Budget:
     measured_seeds: int
 
 
-FULL = Budget(2000, 1500, 300, 20, ("left:right", "red:blue", "slowly:quickly", "small:large"), 64, 8)
+FULL = Budget(2000, 1500, 100, 20, ("left:right", "red:blue", "slowly:quickly", "small:large"), 64, 8)
 FAST = Budget(64, 50, 20, 10, ("left:right",), 16, 2)
 
 

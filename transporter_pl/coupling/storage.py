@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,15 +37,34 @@ def read(folder: str | Path) -> tuple[CouplingConfig, Origin | None, dict[str, T
     Raises:
         TransporterError: If the folder is missing, or holds something else.
     """
-    folder = Path(folder)
+    with _told(Path(folder)):
+        return *_described(Path(folder)), load_file(Path(folder) / WEIGHTS)
+
+
+def read_origin(folder: str | Path) -> Origin | None:
+    """What the network was trained with, without its weights.
+
+    Raises:
+        TransporterError: If the folder is missing, or holds something else.
+    """
+    with _told(Path(folder)):
+        return _described(Path(folder))[1]
+
+
+def _described(folder: Path) -> tuple[CouplingConfig, Origin | None]:
+    description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    return CouplingConfig(**_tuples(description["coupling"])), origin_from(description["origin"])
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Say in one line what is wrong with a folder that can't be read."""
     fix = "give the coupling folder that a coupling training has written"
     if not folder.is_dir():
         msg = f"coupling: no folder {str(folder)!r}; {fix}"
         raise TransporterError(msg)
     try:
-        description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        config = CouplingConfig(**_tuples(description["coupling"]))
-        return config, origin_from(description["origin"]), load_file(folder / WEIGHTS)
+        yield
     except (OSError, KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
         msg = f"coupling: {str(folder)!r} holds no coupling network ({error}); {fix}"
         raise TransporterError(msg) from error

@@ -83,13 +83,13 @@ def check_dials(bank: ConceptBank, pair: Pair, also: Sequence[Dial]) -> None:
             raise TransporterError(msg)
 
 
-def beyond(bank: ConceptBank, pair: Pair, phi: Sequence[float]) -> tuple[str, ...]:
-    """Warnings where φ goes beyond what the bank's own calibration says the concept can do."""
+def beyond(bank: ConceptBank, pair: str, phi: float) -> str | None:
+    """A warning where φ goes beyond what the bank's own calibration says the concept can do."""
     calibration = bank[pair].calibration
     limit = None if calibration is None else calibration.saturation
-    if limit is None or max(phi) <= limit:
-        return ()
+    if limit is None or phi <= limit:
+        return None
     return (
-        f"φ = {max(phi):g} goes beyond φ = {limit:g}, where {pair.name} saturated when it was trained: further on, "
-        "other things may move, and not the VLM's answer",
+        f"φ = {phi:g} goes beyond φ = {limit:g}, where {pair} saturated when it was trained: further on, "
+        "other things may move, and not the VLM's answer"
     )

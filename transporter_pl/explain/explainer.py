@@ -14,12 +14,14 @@ from transporter_pl.concepts.calibration import Calibration
 from transporter_pl.concepts.pairs import Contrast, Pair
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
+from transporter_pl.coupling.storage import read_origin
 from transporter_pl.errors import TransporterError, check_counts
-from transporter_pl.explain.dials import SWEEP, Dial, beyond, check_dials, check_phi
+from transporter_pl.explain.dials import SWEEP, Dial
 from transporter_pl.explain.explanation import Explanation
 from transporter_pl.explain.looking import look
 from transporter_pl.explain.memory import check_memory
-from transporter_pl.explain.modulation import Modulation, check_window, modulate
+from transporter_pl.explain.modulation import Modulation, modulate
+from transporter_pl.explain.request import Request, as_pair
 from transporter_pl.explain.sampler import Watch, draw_noise, sample
 from transporter_pl.explain.spans import frame_weights
 from transporter_pl.explain.starting import Start, begin
@@ -42,6 +44,7 @@ class Explainer:
 
     def __init__(self, bridge: Bridge, bank: ConceptBank) -> None:
         self.bridge, self.bank = bridge, bank
+        self.fitting = 0  # rows that are known to fit into the memory
         check_vectors(bank, bridge.generator.condition_shape)
         bank.check_weights(bridge.origin)
 
@@ -73,7 +76,7 @@ class Explainer:
         bank = ConceptBank.from_pretrained(concepts, *(spec.path for spec in specs))
         network = CouplingNetwork.from_pretrained(coupling)
         check_vectors(bank, network.config.condition_shape)
-        xi, omega = load_pair(specs[0], specs[1], video or geometry(network), network, device)
+        xi, omega = load_pair(specs[0], specs[1], video or geometry(coupling), network, device)
         return cls(Bridge(xi, omega, network.to(xi.device)), bank)
 
     @torch.no_grad()
@@ -99,9 +102,9 @@ class Explainer:
         """Sweep φ in one sampling run, the noise held.
 
         Args:
-            caption: A caption with the pair's negative word, or with the slot {} in its place; ``None`` takes the first
-                that the concept was learned in, or with a ``video`` what the VLM says of it.
-            pair: A pair of the bank, "left:right" or ("left", "right").
+            caption: A caption with the pair's negative word, or with the slot {} in its place; ``None`` takes that of a
+                template, with a ``video`` what the VLM says of it, else the first that the concept was learned in.
+            pair: A pair of the bank, "left:right", ("left", "right"), or a template, "an oval moves {left|right}".
             phi: The φ values; 0 is drawn besides where it is not among them, as Δϑ is measured from it.
             seed: Seed of the noise.
             steps: Denoising steps.
@@ -121,47 +124,29 @@ class Explainer:
             TransporterError: Before any sampling, if the bank has no such pair, the caption lacks the word, φ, window,
                 span, depth or a count is wrong, a concept is turned twice, or the memory does not suffice.
         """
-        check_counts(steps=steps, guidance=guidance, batch_size=batch_size)
-        check_phi(phi)
-        words = as_pair(pair)
-        check_dials(self.bank, words, also)
-        concept, generator = self.bank[words].pair, self.bridge.generator
-        values = torch.tensor([*phi] if 0 in phi else [*phi, 0.0])
-        main = Dial(concept.name, window=window, span=span, ramp=ramp)
-        moved = [*(self._modulation(dial, dial.phi) for dial in also), self._modulation(main, values)]
-        clip = None if video is None else self._encoded(video)
-        context = self._context(concept, caption, video, prompt)
+        how, where = (seed, steps, guidance, prompt), (window, span, ramp, tuple(also))
+        request = Request(caption, as_pair(pair), tuple(phi), *how, *where, start, depth, batch_size)
+        generator, bank = self.bridge.generator, self.bank
+        request.check(bank, generator.video, video is not None)
+        concept, clip = bank[request.pair].pair, None if video is None else self._checked(video)
+        context = self._context(request, concept, clip)
         contrast = Contrast.of(self.bridge.vlm, concept, context)
         condition = generator.encode_text([concept.captions(context)[0]])
-        check_memory(self.bridge, min(batch_size, len(values)), condition)
-        noise, first = draw_noise(generator, [seed]), 0
-        if clip is not None:
-            noise, first = begin(generator, start, clip, noise, condition, steps, depth)
-        rows = condition.expand(len(values), -1, -1)
-        begun = noise.expand(len(values), -1, -1, -1, -1)
-        latents = sample(generator, rows, begun, steps, guidance, moved, watch, first, batch_size)
-        if not latents.isfinite().all():
-            msg = f"phi: {' '.join(f'{value:g}' for value in phi)} draws nothing finite; give smaller values"
-            raise TransporterError(msg)
-        ask = contrast, prompt, values.tolist().index(0), batch_size
-        seen = look(self.bridge, latents, modulate(rows, moved), *ask)
-        shown = seen.first(len(phi))
-        settings = [("steps", str(steps)), *main.settings(), *((f"also {dial.pair}", dial.shown()) for dial in also)]
-        settings += [] if clip is None else [("from a clip", f"{start}, depth {depth:g}")]
+        self._check_memory(min(batch_size, len(request.swept)), condition)
+        latents, moved = self._drawn(request, condition, clip, watch)
+        seen = look(self.bridge, latents, moved, contrast, prompt, request.swept.index(0), batch_size)
         models = ("generator", generator.source), ("VLM", self.bridge.vlm.source)
+        swept = torch.tensor(request.swept, dtype=torch.float64)
         return Explanation(
             pair=concept,
             context=context,
             seed=seed,
-            phi=values[: len(phi)],
-            video=shown.video,
-            coupled=shown.coupled,
-            reencoded=shown.reencoded,
-            elsewhere=shown.elsewhere,
-            calibration=seen.calibration(values),
+            phi=swept[: len(request.phi)],
+            **vars(seen.first(len(request.phi))),
+            calibration=seen.calibration(swept),
             fps=generator.video.fps,
-            made_with=(*models, *settings),
-            warnings=beyond(self.bank, concept, phi),
+            made_with=(*models, *request.settings(from_clip=clip is not None)),
+            warnings=request.warnings(bank),
         )
 
     @torch.no_grad()
@@ -198,60 +183,69 @@ class Explainer:
         sweeps = [self.explain(*row, *how, batch_size=batch_size).calibration for row in rows]
         return Calibration.mean(sweeps)
 
+    def _context(self, request: Request, concept: Pair, clip: Tensor | None) -> str:
+        """The caption with its slot: the given one, the VLM's of the clip, or the first that q was learned in."""
+        if request.caption is not None:
+            return concept.context(request.caption)
+        if clip is None:
+            return concept.contexts[0]
+        vlm = self.bridge.vlm
+        (said,) = vlm.caption(vlm.encode(clip.to(vlm.device)), request.prompt)
+        try:
+            return concept.context(said)
+        except TransporterError as error:
+            msg = f"caption: the VLM says {said!r} of the clip, which does not hold {concept.negative!r} once; "
+            raise TransporterError(msg + "give --caption with that word") from error
+
+    def _check_memory(self, rows: int, condition: Tensor) -> None:
+        """As ``check_memory``, for more rows than before."""
+        if rows > self.fitting:
+            check_memory(self.bridge, rows, condition)
+            self.fitting = rows
+
+    def _drawn(self, request: Request, condition: Tensor, clip: Tensor | None, watch: Watch) -> tuple[Tensor, Tensor]:
+        """Latents (P, C, T', H', W') of all φ, and the moved conditions (P, L, D_c) that Φ is given with them."""
+        generator, count = self.bridge.generator, len(request.swept)
+        steps, (noise, first) = request.steps, (draw_noise(generator, [request.seed]), 0)
+        if clip is not None:
+            clean = generator.encode(clip.to(generator.device))
+            noise, first = begin(generator, request.start, clean, noise, condition, steps, request.depth)
+        swept = self._modulation(request.main, torch.tensor(request.swept))
+        moved = [*(self._modulation(dial, dial.phi) for dial in request.also), swept]
+        rows = condition.expand(count, -1, -1), noise.expand(count, -1, -1, -1, -1)
+        latents = sample(generator, *rows, steps, request.guidance, moved, watch, first, request.batch_size)
+        if not latents.isfinite().all():
+            msg = f"phi: {' '.join(f'{value:g}' for value in request.phi)} draws nothing finite; give smaller values"
+            raise TransporterError(msg)
+        return latents, modulate(rows[0], moved)
+
     def _modulation(self, dial: Dial, phi: float | Tensor) -> Modulation:
         """A concept of the bank at a strength."""
-        check_window(dial.window)
         generator = self.bridge.generator
         frames = frame_weights(dial.span, dial.ramp, generator.video, generator.latent_frames)
         return Modulation(self.bank[dial.pair].vector, phi, dial.window, frames)
 
-    def _encoded(self, video: Tensor) -> Tensor:
+    def _checked(self, video: Tensor) -> Tensor:
+        """A clip as a batch of one."""
         spec = self.bridge.generator.video
         expected = (spec.frames, 3, spec.height, spec.width)
         if tuple(video.shape) != expected:
             msg = f"video: shape {tuple(video.shape)}, but {spec} are {expected}; cut and scale it to that"
             raise TransporterError(msg)
-        return self.bridge.generator.encode(video[None].to(self.bridge.generator.device))
-
-    def _context(self, pair: Pair, caption: str | None, video: Tensor | None, prompt: str | None) -> str:
-        """The caption with its slot: the given one, the VLM's of the clip, or the first that q was learned in."""
-        if caption is not None:
-            return pair.context(caption)
-        if video is None:
-            if not pair.contexts:
-                msg = f"caption: the bank holds no caption for {pair.name!r}; give one with the word {pair.negative!r}"
-                raise TransporterError(msg)
-            return pair.contexts[0]
-        vlm = self.bridge.vlm
-        (said,) = vlm.caption(vlm.encode(video[None].to(vlm.device)), prompt)
-        try:
-            return pair.context(said)
-        except TransporterError as error:
-            msg = f"caption: the VLM says {said!r} of the clip, which does not hold {pair.negative!r} once; "
-            raise TransporterError(msg + "give --caption with that word") from error
+        return video[None]
 
 
-def as_pair(pair: str | tuple[str, str] | Pair) -> Pair:
-    """The pair of "left:right", of two words, or itself.
+def geometry(coupling: str | Path) -> VideoSpec:
+    """The geometry that the Φ of a folder was trained for.
 
     Raises:
-        TransporterError: If it is not two words.
+        TransporterError: If the folder holds no Φ, or one that does not know.
     """
-    if isinstance(pair, Pair):
-        return pair
-    return Pair.parse(pair) if isinstance(pair, str) else Pair(*pair)
-
-
-def geometry(network: CouplingNetwork) -> VideoSpec:
-    """The geometry that a Φ was trained for.
-
-    Raises:
-        TransporterError: If it does not know.
-    """
-    if network.origin is None:
-        msg = "video: this coupling network does not know its geometry; give frames, height, width and fps"
-        raise TransporterError(msg)
-    return network.origin.video
+    origin = read_origin(coupling)
+    if origin is None:
+        msg = f"video: the coupling network in {str(coupling)!r} does not know its geometry; give frames, height, "
+        raise TransporterError(msg + "width and fps")
+    return origin.video
 
 
 def check_vectors(bank: ConceptBank, shape: tuple[int, int]) -> None:

@@ -97,6 +97,11 @@ class Explanation:
     made_with: tuple[tuple[str, str], ...] = ()
     warnings: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        """One line, without tensors."""
+        phi = " ".join(f"{value:g}" for value in self.phi.tolist())
+        return f"<{self.pair.name}, φ = {phi}: {self.sentence}>"
+
     @property
     def caption(self) -> str:
         """The caption of ε−, with the negative word."""

@@ -68,10 +68,8 @@ def check_window(window: tuple[float, float]) -> None:
     """
     if not (len(window) == 2 and 0 <= window[0] <= window[1] <= 1):
         shown = " ".join(f"{value:g}" for value in window)
-        msg = (
-            f"window: {shown} is no part of [0, 1]; give (low, high) with 0 ≤ low ≤ high ≤ 1, t running from 1 (noise) "
-        )
-        raise TransporterError(msg + "to 0")
+        msg = f"window: {shown} is no part of [0, 1]; give (low, high) with 0 ≤ low ≤ high ≤ 1, t running from 1 "
+        raise TransporterError(msg + "(noise) to 0")
 
 
 def modulate(condition: Tensor, modulations: Sequence[Modulation]) -> Tensor:
@@ -141,3 +139,18 @@ def check_frames(modulations: Sequence[Modulation], frames: int) -> None:
         if m.frames is not None and len(m.frames) != frames:
             msg = f"frames: {len(m.frames)} weights for {frames} latent frames; give {frames}"
             raise TransporterError(msg)
+
+
+def check_rows(modulations: Sequence[Modulation], rows: int) -> None:
+    """Compare what concepts have for each clip with the number of clips B.
+
+    Raises:
+        TransporterError: If there are φ or vectors for another number of clips.
+    """
+    for m in modulations:
+        phi = torch.as_tensor(m.phi)
+        counts = {"phi": len(phi) if phi.ndim else rows, "vector": len(m.vector) if m.vector.ndim > 2 else rows}
+        for name, count in counts.items():
+            if count != rows:
+                msg = f"{name}: {count} for {rows} clips; give one for each, or a single one for all"
+                raise TransporterError(msg)

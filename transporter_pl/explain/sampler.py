@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from transporter_pl.adapters import GeneratorAdapter
-from transporter_pl.errors import check_counts
-from transporter_pl.explain.modulation import Layers, Modulation, check_frames
+from transporter_pl.errors import TransporterError, check_counts
+from transporter_pl.explain.modulation import Layers, Modulation, check_frames, check_rows
 
 Step = tuple[float, Tensor]  # t and z_t
 Watch = Callable[[Iterable[Step]], Iterable[Step]]  # sees the steps pass by, as a progress bar does
@@ -48,7 +48,8 @@ def sample(
         Latents z_0, (B, C, T', H', W').
 
     Raises:
-        TransporterError: If there is no step, the guidance is below 1, or frame weights don't fit the latents.
+        TransporterError: Before any forward, if there is no step or no such ``start``, the guidance is below 1, or what
+            a concept has for each clip or latent frame does not fit the latents.
     """
     path = denoise(generator, condition, noise, steps, guidance, modulations, start, batch_size)
     ((_, latents),) = deque(watch(path), maxlen=1)
@@ -69,6 +70,10 @@ def denoise(
     """The steps of ``sample``: yields (t, z_t) before every step, and (0, z_0) last."""
     check_counts(steps=steps, guidance=guidance, batch_size=batch_size)
     check_frames(modulations, noise.shape[2])
+    check_rows(modulations, len(noise))
+    if not 0 <= start < steps:
+        msg = f"start: {start} is none of the {steps} steps; give 0 to {steps - 1}"
+        raise TransporterError(msg)
     schedule = generator.schedule(steps)
     times = schedule.times.tolist()[start:]
     scales = [generator.guidance_at(t) if guidance is None else guidance for t in times]

@@ -48,6 +48,15 @@ def frame_weights(
     return tuple(sum(weights[frame] for frame in held) / len(held) for held in latent_frames)
 
 
+def check_span(span: str | None, ramp: str, video: VideoSpec) -> None:
+    """Refuse a span or ramp before any model is there.
+
+    Raises:
+        TransporterError: As ``frame_weights``.
+    """
+    frame_weights(span, ramp, video, [range(video.frames)])
+
+
 def _ends(span: str, video: VideoSpec) -> tuple[float, float]:
     """First and last frame of a span, in frames; both may lie between two."""
     parts = span.split("-")

@@ -26,11 +26,9 @@ def begin(
     """Latents to begin with, and the index of the first step; see ``noised`` and ``inverted``.
 
     Raises:
-        TransporterError: If there is no such start, or as ``first_step``.
+        TransporterError: As ``check_start`` and ``first_step``.
     """
-    if start not in get_args(Start):
-        msg = f"start: {start!r} is unknown; use {' or '.join(get_args(Start))}"
-        raise TransporterError(msg)
+    check_start(start, depth)
     if start == "noised":
         return noised(generator, clean, noise, steps, depth)
     return inverted(generator, clean, condition, steps, depth)
@@ -52,6 +50,18 @@ def first_step(times: Tensor, depth: float) -> int:
         msg = f"depth: {depth:g} lies below the last of {len(times)} steps, at t = {times[-1]:.3g}; go deeper, or "
         raise TransporterError(msg + "raise steps")
     return int(below[0])
+
+
+def check_start(start: str, depth: float) -> None:
+    """Refuse a way to begin that is unknown, and a depth outside (0, 1].
+
+    Raises:
+        TransporterError: If so.
+    """
+    if start not in get_args(Start):
+        msg = f"start: {start!r} is unknown; use {' or '.join(get_args(Start))}"
+        raise TransporterError(msg)
+    check_depth(depth)
 
 
 def check_depth(depth: float) -> None:

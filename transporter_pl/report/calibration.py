@@ -11,6 +11,8 @@ from matplotlib.figure import Figure
 from transporter_pl.concepts.calibration import Calibration
 from transporter_pl.report.figures import FAINT, INK, POSITIVE, colour_of, save
 
+LITTLE = 0.002  # of what else changed, the least that fills the plot's height: noise is to look like noise
+
 
 def calibration(path: str | Path, measured: Calibration, word: str) -> None:
     """Plot P(token+), Δϑ by both routes, and what else changed, against φ.
@@ -36,7 +38,7 @@ def calibration(path: str | Path, measured: Calibration, word: str) -> None:
     middle.plot(ends, [abs(end) for end in ends], "--", color=FAINT, linewidth=1, zorder=0)
     middle.legend(frameon=False, fontsize=8, labelcolor=INK)
     _curve(right, phi, measured.elsewhere, "what else changed")
-    right.set_ylim(bottom=0)
+    right.set_ylim(0, max(1.05 * max(measured.elsewhere), LITTLE))
     save(figure, path)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from transporter_pl.report.page import write_page
 from transporter_pl.report.video import write_video
 
 FILMSTRIP, CALIBRATION, FIGURES, PAGE = "filmstrip.png", "calibration.svg", "explanation.json", "index.html"
+VIDEO = re.compile(r"phi_-?\d[\d.]*(e[+-]\d+)?\.mp4")  # the names that are given here, and none of a user's
 
 
 def write_report(folder: str | Path, explanation: Explanation) -> Path:
@@ -38,8 +40,8 @@ def write_report(folder: str | Path, explanation: Explanation) -> Path:
     calibration(folder / CALIBRATION, explanation.calibration, explanation.pair.positive)
     _write_figures(folder / FIGURES, explanation, files)
     write_page(folder / PAGE, explanation, files, FILMSTRIP, CALIBRATION)
-    for old in folder.glob("phi_*.mp4"):
-        if old.name not in files:
+    for old in folder.iterdir():
+        if VIDEO.fullmatch(old.name) and old.name not in files:
             old.unlink()
     return folder / PAGE
 

@@ -55,10 +55,10 @@ def sentence(explanation: Explanation) -> str:
 def summary(explanation: Explanation) -> str:
     """The dial's figures in a line: monotonicity, saturation, what else changed."""
     measured = explanation.calibration
-    limit = "none" if measured.saturation is None else f"φ = {measured.saturation:g}"
+    limit = "not reached" if measured.saturation is None else f"φ = {measured.saturation:g}"
     return (
         f"Monotonicity (Spearman's ρ) {measured.monotonicity:.2f} · saturation {limit} · "
-        f"what else changed, at most {max(measured.elsewhere):.2g}"
+        f"what else changed, at most {max(measured.elsewhere):.4f}"
     )
 
 
@@ -77,12 +77,16 @@ def figure(sample: Sample, video: str, word: str) -> str:
 </figure>"""
 
 
-def _row(sample: Sample) -> str:
+def numbers(sample: Sample) -> list[str]:
+    """A clip's figures: P(token+) by both routes, Δϑ by both routes, and what else changed."""
     coupled, reencoded = sample.coupled, sample.reencoded
-    numbers = coupled.positive, reencoded.positive, coupled.divergence, reencoded.divergence
-    cells = [*(f"{number:.3f}" for number in numbers), f"{sample.elsewhere:.2g}"]
-    words = escape(coupled.caption), escape(reencoded.caption)
-    return f'<tr><th scope="row">{sample.phi:g}</th>{"".join(f"<td>{cell}</td>" for cell in (*cells, *words))}</tr>'
+    read = coupled.positive, reencoded.positive, coupled.divergence, reencoded.divergence
+    return [*(f"{number:.3f}" for number in read), f"{sample.elsewhere:.4f}"]
+
+
+def _row(sample: Sample) -> str:
+    cells = [*numbers(sample), escape(sample.coupled.caption), escape(sample.reencoded.caption)]
+    return f'<tr><th scope="row">{sample.phi:g}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
 
 
 def _foot(explanation: Explanation) -> Sequence[tuple[str, str]]:

@@ -103,7 +103,7 @@ class ConceptStage(L.LightningModule):
         guidance: float | None = None,
         steps: int = 100,
         batch_size: int = 8,
-        lr: float = 0.01,
+        lr: float = 0.06,
         lr_unit: Literal["rms", "absolute"] = "rms",
         prompt: str | None = None,
         calibration_seeds: int = 2,
