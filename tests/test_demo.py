@@ -130,6 +130,10 @@ def test_errors_come_before_models_are_loaded(tiny, tmp_path, capsys):
         (["--pair", "left:right", "--window", "0.5", "2"], "window: 0.5 2 is no part of [0, 1]"),
         (["--pair", "left:right", "--depth", "7"], "depth: 7 is not in (0, 1]"),
         (["--pair", "left:right", "--also", "[{pair: red:red}]"], "pair: 'red:red' differs in nothing"),
+        (["--pair", "left:right", "--also", "{pair: red:red}"], "pair: 'red:red' differs in nothing"),
+        (["--pair", "left:right", "--also+={pair: red}"], "pair: 'red' is not two words"),
+        (["--pair", "left:right", "--also={pair: a:b, phi: .nan}"], "phi: nan of a:b is not finite"),
+        (["--pair", "left:right", "--also={pair: a:b, window: [0, 2]}"], "window: 0 2 is no part of [0, 1]"),
     ):
         assert main([*base, *options]) == 2
         said = capsys.readouterr().err

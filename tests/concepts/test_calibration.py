@@ -132,7 +132,8 @@ def test_moved_by_both_routes(coupled, reencoded, moved):
 
 
 def test_it_may_move_at_any_phi():
-    assert moving(coupled=(0.0, 0.5, 0.0, 0.0, 0.0), reencoded=(0.0, 0.0, 0.0, 0.5, 0.0)).moved
+    assert moving(coupled=(0.0, 0.5, 0.0, 0.0, 0.0), reencoded=(0.0, 0.5, 0.0, 0.0, 0.0)).moved
+    assert not moving(coupled=(0.0, 0.5, 0.0, 0.0, 0.0), reencoded=(0.0, 0.0, 0.0, 0.6, 0.0)).moved
 
 
 def test_the_sentence_of_a_concept_that_worked():

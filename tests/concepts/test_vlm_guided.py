@@ -10,11 +10,13 @@ import torch
 from transporter_pl.backbones.shipped import resolve
 from transporter_pl.concepts.objectives import new_objective, velocity_objective
 from transporter_pl.concepts.pairs import Pair
+from transporter_pl.concepts.points import Points
 from transporter_pl.concepts.teacher import Teacher
 from transporter_pl.concepts.trajectories import settings_of
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
 from transporter_pl.coupling.network import CouplingNetwork
+from transporter_pl.errors import TransporterError
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.samples import Shapes, VideoSpec
 
@@ -32,11 +34,11 @@ def exchanged(folder: Path) -> str:
     return str(copy)
 
 
-def new_teacher(vlm: str, pair: Pair = PAIR) -> Teacher:
+def new_teacher(vlm: str, *pairs: Pair) -> Teacher:
     xi, omega = load_pair(BackboneSpec("wan", "shapemotion-wan"), BackboneSpec("video_llama3", vlm), VIDEO)
     shapes = Shapes(xi.latent_shape, xi.condition_shape, omega.token_shape)
     network = CouplingNetwork(CouplingConfig.of(shapes, CouplingOptions(transport="reencoded")))
-    teacher = Teacher(Bridge(xi, omega, network), [pair], settings_of([pair]), at_once=8)
+    teacher = Teacher(Bridge(xi, omega, network), pairs or [PAIR], settings_of(pairs or [PAIR]), at_once=4)
     teacher.draw(torch.Generator().manual_seed(0), steps=5)
     return teacher
 
@@ -48,7 +50,8 @@ def astray(tmp_path_factory):
 
 def prepared(teacher, **options):
     objective = new_objective("vlm_guided", teacher, None, options)
-    objective.prepare([teacher.places(0)])
+    objective.draws = torch.Generator()
+    objective.prepare([teacher.places(index) for index in range(len(teacher.pairs))])
     return objective
 
 
@@ -99,7 +102,7 @@ def test_the_loss_against_its_definition(astray):
         mixture = sum(w * (f - points.velocity) for w, f in zip(weights, fields, strict=False))
         target = points.velocity + phi.view(2, 1, 1, 1, 1) * mixture
         moved = bridge.generator.velocity(points.latents, condition + phi.view(2, 1, 1) * q, points.t)
-        trust = (target - moved).square().flatten(1).mean(1) / points.change.square().mean()
+        trust = (target - moved).square().flatten(1).mean(1) / objective.sizes[0]
         t = points.t.view(2, 1, 1, 1, 1)
         tokens, before = (bridge.tokens(points.latents - t * v, condition) for v in (moved, points.velocity))
         (left,) = bridge.vlm.token_ids("left")
@@ -142,6 +145,39 @@ def test_with_neither_pull_nor_mixture_it_is_the_velocity_objective(astray):
     loss, start = velocity_objective(astray.bridge.generator, points, astray.condition(points.context, 0), q, phi)
     found = objective(points, q, phi)
     torch.testing.assert_close(found.velocity, loss, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found.total, loss / points.change.square().mean(), atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(found.total, loss / objective.sizes[0], atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(found.start, start, atol=1e-5, rtol=1e-4)
     assert torch.equal(objective.shift()[0], torch.zeros_like(q[0]))
+
+
+def test_a_pairs_loss_does_not_depend_on_its_company(astray):
+    other = Pair("red", "blue", ("a large wide {} oval moves up quickly on a dark background",))
+    both, alone = new_teacher(astray.bridge.vlm.source, PAIR, other), new_teacher(astray.bridge.vlm.source)
+    losses = []
+    for teacher in (both, alone):
+        objective = prepared(teacher)
+        points = teacher.points(teacher.places(0)[:3])
+        if teacher is both:
+            more = vars(teacher.points(teacher.places(1)[:2])).values()
+            points = Points(*(torch.cat(fields) for fields in zip(vars(points).values(), more, strict=True)))
+        q = (teacher.difference() + objective.shift())[teacher.pair_of[points.context]]
+        objective.draws.manual_seed(1)
+        losses.append(objective(points, q, torch.full((len(points),), 0.7)))
+    torch.testing.assert_close(losses[0].total[:3], losses[1].total, atol=2e-2, rtol=1e-2)
+    torch.testing.assert_close(losses[0].velocity[:3], losses[1].velocity, atol=1e-5, rtol=1e-3)
+
+
+def test_words_are_looked_for_a_few_at_once(astray, monkeypatch):
+    rows, read = [], astray.bridge.tokens
+    monkeypatch.setattr(astray.bridge, "tokens", lambda z, e: rows.append(len(z)) or read(z, e))
+    prepared(astray)
+    assert max(rows) == astray.at_once == 4
+
+
+def test_a_context_without_other_words(astray, tmp_path):
+    bare = new_teacher("shapemotion-videollama3", Pair("left", "right", ("{}",)))
+    with pytest.raises(TransporterError, match=r"contexts: '{}' has no word beside the slot to preserve"):
+        new_objective("vlm_guided", bare, None, {})
+    objective, points = prepared(bare, preserve=0.0), bare.points(bare.places(0)[:2])
+    found = objective(points, bare.difference().expand(2, -1, -1), torch.ones(2))
+    assert not found.parts["kept"].any()

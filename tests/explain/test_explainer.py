@@ -228,7 +228,7 @@ def test_memory_is_checked_before_sampling(explainer, monkeypatch):
 
 def test_memory_is_rehearsed_once_for_as_many_rows(explainer, monkeypatch):
     rows = []
-    monkeypatch.setattr("transporter_pl.explain.explainer.check_memory", lambda _, count, condition: rows.append(count))
+    monkeypatch.setattr("transporter_pl.explain.explainer.check_memory", lambda _, count, *rest: rows.append(count))
     fresh = Explainer(explainer.bridge, explainer.bank)
     for phi in ([0, 1], [0, 1], [0, 0.5, 1]):
         fresh.explain(CAPTION, "left:right", phi, steps=1)

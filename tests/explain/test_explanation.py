@@ -36,9 +36,9 @@ def test_beyond_saturation_is_a_warning(explainer):
     )
     entries = tuple(replace(c, calibration=flat) for c in explainer.bank.entries)
     warned = Explainer(explainer.bridge, replace(explainer.bank, entries=entries))
-    (text,) = warned.explain(CAPTION, "left:right", (0.0, 1.0), 7, 2).warnings
-    assert text.startswith("φ = 1 goes beyond φ = 0.5, where left:right saturated when it was trained")
-    assert warned.explain(CAPTION, "left:right", (-1.0, 0.5), 7, 2).warnings == ()
+    (text,) = warned.explain(CAPTION, "left:right", (0.0, 1.5), 7, 2).warnings
+    assert text.startswith("φ = 1.5 goes beyond φ = 0.5, where left:right saturated when it was trained")
+    assert warned.explain(CAPTION, "left:right", (-1.0, 1.0), 7, 2).warnings == ()  # the words' own ends
     assert explainer.explain(CAPTION, "left:right", (0.0, 9.0), 7, 2).warnings == ()  # not calibrated
 
 

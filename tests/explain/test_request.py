@@ -39,9 +39,9 @@ def test_a_clip_needs_no_caption(bank, tiny):
 def test_every_dial_warns(bank):
     flat = Calibration((0, 0.5, 1), (1, 0, 0), (0, 1, 1), (0, 1, 1), (0, 1, 1), (0, 0, 0))
     bank = replace(bank, entries=tuple(replace(c, calibration=flat) for c in bank.entries))
-    request = Request(None, PAIR, (0.5,), also=(Dial("red:blue", 0.75),))
+    request = Request(None, PAIR, (0.5,), also=(Dial("red:blue", 1.25),))
     (text,) = request.warnings(bank)
-    assert text.startswith("φ = 0.75 goes beyond φ = 0.5, where red:blue saturated")
+    assert text.startswith("φ = 1.25 goes beyond φ = 0.5, where red:blue saturated")
 
 
 def test_settings_name_what_is_not_the_default():

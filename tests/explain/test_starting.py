@@ -40,8 +40,8 @@ def test_what_was_inverted_is_drawn_again(generator, drawn):
         errors.append(((again - clean).norm() / clean.norm()).item())
         changed = (latents - clean).norm() / clean.norm()
     assert changed > 0.3
-    assert errors[1] < 0.025  # Euler's rule backwards: see the bound that it misses
-    assert errors[1] < errors[0]
+    assert errors[0] < 0.065  # 0.073 with Euler's rule
+    assert errors[1] < 0.025
 
 
 def test_a_run_may_begin_anywhere(generator, drawn):

@@ -1,5 +1,6 @@
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import lightning as L  # noqa: N812
 import pytest
@@ -296,3 +297,25 @@ def test_a_guided_training_goes_on_where_it_stopped(arguments, tmp_path):
     assert longer.global_step == 4
     known = theta.isfinite()
     torch.testing.assert_close(longer.objective.theta.detach()[known], theta[known], atol=0.6, rtol=0)
+
+
+@pytest.mark.parametrize("objective", ["velocity", "vlm_guided"])
+def test_a_resumed_training_is_the_uninterrupted_one(arguments, tmp_path, objective):
+    options = {**arguments, "objective": objective, "steps": 5, "batch_size": 1}
+    whole = ConceptStage(**options)
+    trainer(tmp_path, enable_checkpointing=False).fit(whole)
+    first, stopped = ConceptStage(**options), trainer(tmp_path, max_steps=3)
+    stopped.fit(first)
+    stopped.save_checkpoint(tmp_path / "stage.ckpt")
+    rest = ConceptStage(**options)
+    trainer(tmp_path).fit(rest, ckpt_path=tmp_path / "stage.ckpt")
+    assert rest.global_step == 5
+    torch.testing.assert_close(rest.concepts(), whole.concepts(), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(first.concepts(), whole.concepts(), atol=1e-4)
+    assert all(c.loss > 0 for c in ConceptBank.from_pretrained(tmp_path / "bank").entries)
+
+
+def test_trajectories_beyond_the_memory_are_refused(arguments, tmp_path, monkeypatch):
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
+    with pytest.raises(TransporterError, match=r"memory: the trajectories take .* GiB, .* give fewer contexts, seeds"):
+        trainer(tmp_path).fit(ConceptStage(**arguments))

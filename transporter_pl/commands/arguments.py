@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from jsonargparse import ArgumentParser, get_loader, set_loader
@@ -42,7 +42,7 @@ def call(function: Callable[..., Any], prog: str, argv: list[str]) -> object:
 
     Args:
         function: Typed and documented; dataclass arguments become ``--group.field``, a tuple of numbers takes several
-            values, a bool is a flag.
+            values, a list may be given as its only item ``{…}``, a bool is a flag.
         prog: What ``--help`` calls it.
         argv: The command line after that name.
     """
@@ -62,9 +62,14 @@ def call(function: Callable[..., Any], prog: str, argv: list[str]) -> object:
         )
     for name in flags:
         parser.add_argument(f"--{name}", action="store_true", help=described.get(name))
-    chosen = parser.instantiate(parser.parse_args(argv))
+    lists = {f"--{name}" for name in parameters if any(get_origin(part) is list for part in get_args(hints[name]))}
+    chosen = parser.instantiate(parser.parse_args(_replace(argv, lists, _listed)))
     chosen.pop("config")
     return function(**{**vars(chosen), **{name: tuple(chosen[name]) for name in numbers}})
+
+
+def _listed(text: str) -> str:
+    return f"[{text}]" if text.lstrip().startswith("{") else text
 
 
 def _number(text: str | float) -> float:

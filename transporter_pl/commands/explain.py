@@ -34,7 +34,7 @@ def explain(
     window: tuple[float, float] = (0.0, 1.0),
     span: str | None = None,
     ramp: str = "0",
-    also: Dial | list[Dial] | None = None,
+    also: list[Dial] | None = None,
     video: Path | None = None,
     start: Start = "noised",
     depth: float = 0.8,
@@ -81,8 +81,7 @@ def explain(
         TransporterError: Before any model is loaded, if the pair, φ, the caption, the video or a count is wrong.
     """
     check_folder("out", out)
-    dials = (also,) if isinstance(also, Dial) else tuple(also or ())
-    how, where = (seed, steps, guidance, prompt), (window, span, ramp, dials)
+    how, where = (seed, steps, guidance, prompt), (window, span, ramp, tuple(also or ()))
     request = Request(caption, Pair.parse(pair), phi, *how, *where, start, depth, batch_size)
     bank, spec = ConceptBank.from_pretrained(concepts), geometry or geometry_of(coupling)
     request.check(bank, spec, from_clip=video is not None)

@@ -32,8 +32,8 @@ class Concept:
         vector: q, (L, D_c) for a sequence, (D_c,) for a vector that every row shares.
         divergence: Δϑ between ε− and ε+, mean over seeds, contexts and times, as ``token_divergence`` measures it.
         steps: Optimiser steps.
-        loss: The objective, mean over the last steps.
-        explained: 1 − loss / loss at q = 0 over the same steps.
+        loss: The velocity objective after the training, mean over some places and φ from 0 to 1.
+        explained: 1 − loss / loss at q = 0 there.
         prompt: The question under which Δϑ was measured.
         objective: What was minimised, and how φ was chosen: "velocity, φ uniform".
         calibration: What sweeps of φ with it did to the VLM's answer; ``None`` where that was not measured.

@@ -101,13 +101,14 @@ class Calibration:
     @property
     def moved(self) -> bool:
         """Whether Δϑ reaches 0.1 at some φ by both routes, through Φ and decoded and encoded again."""
-        return min(max(self.coupled), max(self.reencoded)) >= MOVED
+        return max(map(min, self.coupled, self.reencoded)) >= MOVED
 
     def sentence(self, pair: Pair) -> str:
         """What the sweep of a pair did, in one plain sentence."""
-        coupled, reencoded = max(self.coupled), max(self.reencoded)
+        coupled = max(self.coupled)
         if not self.moved:
-            return _not_moved(pair, coupled, reencoded, self._where_most())
+            where = self.phi.index(self._where_most())
+            return _not_moved(pair, self.coupled[where], self.reencoded[where], self.phi[where])
         if self.monotonicity <= 0:
             return (
                 f"{pair.name} moved the VLM's answer by {coupled:.2f} (of at most 1), but not towards "

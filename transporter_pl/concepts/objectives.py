@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from transporter_pl.adapters import GeneratorAdapter
@@ -44,9 +45,11 @@ class Objective(nn.Module, ABC):
 
     Attributes:
         lr: Learning rate of its own parameters.
+        draws: Source of its chance, set anew before every step.
     """
 
     lr = 0.0
+    draws: torch.Generator
 
     def __init__(self, teacher: Teacher, prompt: str | None = None) -> None:
         super().__init__()

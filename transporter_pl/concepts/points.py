@@ -32,6 +32,10 @@ class Points:
         """Number of points."""
         return len(self.t)
 
+    def __getitem__(self, rows: Tensor) -> Points:
+        """Some of the points."""
+        return Points(*(field[rows] for field in vars(self).values()))
+
     def to(self, device: torch.device) -> Points:
         """The points on a device."""
         return Points(*(field.to(device) for field in vars(self).values()))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 
+import psutil
 import torch
 from torch import Tensor
 
@@ -122,10 +124,14 @@ class Teacher:
             steps: Times on each trajectory.
             guidance: Guidance scale of the trajectories.
             watch: Sees the batches pass by.
+
+        Raises:
+            TransporterError: If the trajectories don't fit into the memory that is free.
         """
         generator, self.noise_seeds = self.bridge.generator, noise_seeds
         clean = [s.clean for s in self.settings if s.clean is not None]
         count, noises = (len(clean), noise_seeds) if clean else (len(self.captions), seeds * noise_seeds)
+        _check_memory(count * noises * steps * math.prod(generator.latent_shape) * 4)
         noise = torch.randn(count, noises, *generator.latent_shape, generator=draws)
         if clean:
             self.trajectories = noised_trajectories(generator, torch.stack(clean).cpu(), noise, steps)
@@ -192,6 +198,15 @@ class Teacher:
         points = Points(latents, t, rows, context, negative, positive - negative).to(self.device)
         contrasts = [self.contrasts[index] for index in context.tolist()]
         return token_divergence(self.bridge, points, self.conditions[ends], contrasts, prompt, measure)
+
+
+def _check_memory(need: int) -> None:
+    free = psutil.virtual_memory().available
+    if need > free:
+        msg = f"memory: the trajectories take {need / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free; give fewer "
+        raise TransporterError(
+            msg + "contexts, seeds, noise_seeds or sampling_steps, or train the pairs in several runs"
+        )
 
 
 def _product(mates: Tensor, others: Sequence[int]) -> Iterable[Key]:

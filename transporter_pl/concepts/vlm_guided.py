@@ -11,6 +11,7 @@ from transporter_pl.concepts.objectives import Loss, Objective
 from transporter_pl.concepts.pairs import SLOT
 from transporter_pl.concepts.points import Points
 from transporter_pl.concepts.teacher import Teacher
+from transporter_pl.errors import TransporterError
 from transporter_pl.explain.modulation import Modulation, modulate
 
 SAMPLE = 32  # places at which a pair's words are looked for and weighed
@@ -26,7 +27,8 @@ class VLMGuided(Objective):
     and its step Δv_w = G(z_t, ε_w, t) − G(z_t, ε−, t). With weights a = softmax(θ) and x̂0 = z_t − t v:
 
         q = vector + Σ_w a_w d_w − d_+,    v = G(z_t, ε− + φ q, t)
-        L = ‖ sg[v− + φ Σ_w a_w Δv_w] − v ‖² / ‖Δv‖²           the velocity objective: a trust region round the mixture
+        L = ‖ sg[v− + φ Σ_w a_w Δv_w] − v ‖² / ‖Δv‖²           the velocity objective: a trust region round the mixture,
+                                                               ‖Δv‖² the pair's mean over places
             − pull · φ log P(token+ | x̂0 through Φ)            what the VLM sees, down to q and θ
             + preserve · KL(P(· | x̂0 of v−) ‖ P(· | x̂0))       at another word of the caption, drawn anew for each point
 
@@ -41,7 +43,13 @@ class VLMGuided(Objective):
         preserve: Weight of the preservation of the caption's other words.
         words: Largest number W of words.
         lr: Learning rate of θ.
+
+    Raises:
+        TransporterError: If a context has no word beside the slot, of which something could be preserved.
     """
+
+    directions: Tensor
+    sizes: Tensor
 
     def __init__(
         self,
@@ -56,17 +64,21 @@ class VLMGuided(Objective):
         self.pull, self.preserve, self.lr = pull, preserve, lr
         self.theta = nn.Parameter(torch.zeros(len(teacher.pairs), words, device=teacher.device))
         self.words: list[list[str]] = []
-        self.draws = torch.Generator().manual_seed(0)
+        if preserve and any(setting.context.strip() == SLOT for setting in teacher.settings):
+            msg = f"contexts: {SLOT!r} has no word beside the slot to preserve; give captions with other words, or "
+            raise TransporterError(msg + "objective_options: {preserve: 0.0}")
 
     # -- the words ----------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
     def prepare(self, places: Sequence[Tensor]) -> None:
         """Find the words of every pair, their directions, and how the VLM weighs them."""
-        resumed, found = bool(self.theta.any()), []  # all of it is 0 before anything is known
+        resumed, found, sizes = bool(self.theta.any()), [], []  # θ is 0 before anything is known
+        self.words = []
         for pair, rows in enumerate(places):
             some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().long()]
             points = self.teacher.points(some).to(self.teacher.device)
+            sizes.append(points.change.square().mean())
             self.words.append(self._plausible(pair, points))
             found.append([self._direction(pair, word) for word in self.words[pair]])
             seen = [self._seen(points, word) for word in self.words[pair]]
@@ -75,7 +87,8 @@ class VLMGuided(Objective):
                 self.theta[pair, : len(seen)] = torch.stack(seen)
         spare = torch.zeros_like(found[0][0])
         padded = [torch.stack([*mine, *[spare] * (self.theta.shape[1] - len(mine))]) for mine in found]
-        self.directions = torch.stack(padded)  # (pairs, W, L, D_c)
+        self.register_buffer("directions", torch.stack(padded), persistent=False)  # (pairs, W, L, D_c)
+        self.register_buffer("sizes", torch.stack(sizes), persistent=False)  # ‖Δv‖² of each pair, mean over places
 
     def _plausible(self, pair: int, points: Points) -> list[str]:
         """The pair's words, and what else the VLM reads in the slot at either end that the generator can tell apart."""
@@ -86,7 +99,8 @@ class VLMGuided(Objective):
         words = [positive, negative]  # what the VLM means by the one may be what the generator draws of the other
         for p, index in zip(likely.values.tolist(), likely.indices.tolist(), strict=True):
             word = vlm.text([index]).strip()
-            new = p >= PLAUSIBLE and word.isalpha() and word not in words and len(words) < self.theta.shape[1]
+            whole = word.isalpha() and vlm.token_ids(f" {word}") == [index]  # and no piece of a longer one
+            new = p >= PLAUSIBLE and whole and word not in words and len(words) < self.theta.shape[1]
             if new and self._is_told_apart(pair, word, words):
                 words.append(word)
         return words
@@ -128,22 +142,21 @@ class VLMGuided(Objective):
             points.latents, modulate(condition, [Modulation(vector, phi)]), points.t
         )
         velocity = (points.velocity + step - moved).square().flatten(1).mean(1)
-        size = points.change.square().flatten(1).mean(1)
-        trust = velocity / size.mean()
+        trust = velocity / self.sizes[self._pairs(points).to(velocity.device)]
         tokens = self._tokens(points, moved)
         seen = self._log_probs(tokens, self._prefixes(points)).gather(1, self._positive(points))[:, 0]
-        kept = self._kept(points, tokens)
+        kept = self._kept(points, tokens) if self.preserve else torch.zeros_like(seen)
         total = trust - self.pull * phi * seen + self.preserve * kept
         return Loss(total, velocity, step.square().flatten(1).mean(1), {"seen": seen.exp(), "kept": kept})
 
     def _step(self, points: Points) -> Tensor:
         """Σ_w a_w Δv_w, (B, C, T', H', W'); no gradient, as the target has none."""
-        pairs = self.teacher.pair_of[points.context.cpu()]
+        pairs = self._pairs(points)
         weights = self.theta.detach().softmax(1)
         steps = torch.zeros_like(points.velocity)
         for pair in sorted(set(pairs.tolist())):
             mine = pairs == pair
-            some = Points(*(field[mine] for field in vars(points).values()))
+            some = points[mine]
             for share, word in zip(weights[pair], self.words[pair], strict=False):
                 steps[mine] += share * (self._fields(some, word) - some.velocity)
         return steps
@@ -173,6 +186,10 @@ class VLMGuided(Objective):
         keys = list(zip(points.row.tolist(), captions.tolist(), strict=True))
         return self.teacher.velocity(keys).to(points.latents)
 
+    def _pairs(self, points: Points) -> Tensor:
+        """Index of each point's pair, on the CPU, (B,)."""
+        return self.teacher.pair_of[points.context.cpu()]
+
     def _captions(self, contexts: Tensor, word: str) -> Tensor:
         return self.teacher.learn([self.teacher.settings[c].context.replace(SLOT, word) for c in contexts.tolist()])
 
@@ -196,5 +213,7 @@ class VLMGuided(Objective):
         return self.teacher.bridge.vlm.logits(tokens, self.prompt, list(prefixes)).float().log_softmax(-1)
 
     def _read(self, points: Points, velocity: Tensor, prefixes: Sequence[str]) -> Tensor:
-        """Log-probabilities of the next token, (B, V)."""
-        return self._log_probs(self._tokens(points, velocity), prefixes)
+        """Log-probabilities of the next token, (B, V); no more points at once than the teacher asks about."""
+        parts = torch.split(torch.arange(len(points)), self.teacher.at_once)
+        asked = ((points[rows], velocity[rows], [prefixes[row] for row in rows.tolist()]) for rows in parts)
+        return torch.cat([self._log_probs(self._tokens(some, v), begun) for some, v, begun in asked])

@@ -84,10 +84,10 @@ def check_dials(bank: ConceptBank, pair: Pair, also: Sequence[Dial]) -> None:
 
 
 def beyond(bank: ConceptBank, pair: str, phi: float) -> str | None:
-    """A warning where φ goes beyond what the bank's own calibration says the concept can do."""
+    """A warning where φ goes beyond 1 and beyond what the bank's own calibration says the concept can do."""
     calibration = bank[pair].calibration
     limit = None if calibration is None else calibration.saturation
-    if limit is None or phi <= limit:
+    if limit is None or phi <= max(1.0, limit):
         return None
     return (
         f"φ = {phi:g} goes beyond φ = {limit:g}, where {pair} saturated when it was trained: further on, "

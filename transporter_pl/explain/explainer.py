@@ -44,7 +44,7 @@ class Explainer:
 
     def __init__(self, bridge: Bridge, bank: ConceptBank) -> None:
         self.bridge, self.bank = bridge, bank
-        self.fitting = 0  # rows that are known to fit into the memory
+        self.fitting = 0  # rows, times velocities of each, that are known to fit into the memory
         check_vectors(bank, bridge.generator.condition_shape)
         bank.check_weights(bridge.origin)
 
@@ -132,7 +132,7 @@ class Explainer:
         context = self._context(request, concept, clip)
         contrast = Contrast.of(self.bridge.vlm, concept, context)
         condition = generator.encode_text([concept.captions(context)[0]])
-        self._check_memory(min(batch_size, len(request.swept)), condition)
+        self._check_memory(min(batch_size, len(request.swept)), condition, request.fields)
         latents, moved = self._drawn(request, condition, clip, watch)
         seen = look(self.bridge, latents, moved, contrast, prompt, request.swept.index(0), batch_size)
         models = ("generator", generator.source), ("VLM", self.bridge.vlm.source)
@@ -197,11 +197,11 @@ class Explainer:
             msg = f"caption: the VLM says {said!r} of the clip, which does not hold {concept.negative!r} once; "
             raise TransporterError(msg + "give --caption with that word") from error
 
-    def _check_memory(self, rows: int, condition: Tensor) -> None:
-        """As ``check_memory``, for more rows than before."""
-        if rows > self.fitting:
-            check_memory(self.bridge, rows, condition)
-            self.fitting = rows
+    def _check_memory(self, rows: int, condition: Tensor, fields: int) -> None:
+        """As ``check_memory``, for more rows or fields than before."""
+        if rows * fields > self.fitting:
+            check_memory(self.bridge, rows, condition, fields)
+            self.fitting = rows * fields
 
     def _drawn(self, request: Request, condition: Tensor, clip: Tensor | None, watch: Watch) -> tuple[Tensor, Tensor]:
         """Latents (P, C, T', H', W') of all φ, and the moved conditions (P, L, D_c) that Φ is given with them."""

@@ -15,7 +15,7 @@ REHEARSED_T = 0.5
 
 
 @torch.no_grad()
-def check_memory(bridge: Bridge, rows: int, condition: Tensor) -> None:
+def check_memory(bridge: Bridge, rows: int, condition: Tensor, fields: int = 2) -> None:
     """Refuse as many rows at once as need more memory than the device has free.
 
     One clip goes through everything that a sampling run does: a guided velocity, decoding, Φ, the VLM's encoder and its
@@ -25,13 +25,14 @@ def check_memory(bridge: Bridge, rows: int, condition: Tensor) -> None:
         bridge: Generator, Φ and VLM, on their device.
         rows: Clips at once.
         condition: ε− of one clip, (1, L, D_c).
+        fields: Velocities of each clip in a step: its own, that of the empty caption, one for each set of frames.
 
     Raises:
         TransporterError: With need, free memory, and the number of clips that fits.
     """
     free = free_memory(bridge.generator.device)
     try:
-        need = _rehearsed(bridge, condition)
+        need = _rehearsed(bridge, condition, fields)
     except torch.OutOfMemoryError as error:
         msg = f"memory: not even one clip fits into the {free / GIB:.1f} GiB that are free; take fewer frames or a "
         raise TransporterError(msg + "smaller size, or another device") from error
@@ -50,15 +51,15 @@ def free_memory(device: torch.device) -> int:
     return int(torch.cuda.mem_get_info(device)[0] + unused)
 
 
-def _rehearsed(bridge: Bridge, condition: Tensor) -> int:
+def _rehearsed(bridge: Bridge, condition: Tensor, fields: int = 2) -> int:
     """Bytes that one clip needs at most, beside the weights."""
     generator = bridge.generator
     with Meter() as meter:
         meter.hold(bridge)
         held = meter.live
         latents = torch.zeros(1, *generator.latent_shape, device=condition.device)
-        t = torch.full((2,), REHEARSED_T, device=condition.device)
-        velocity = generator.velocity(latents.expand(2, -1, -1, -1, -1), condition.expand(2, -1, -1), t)[:1]
+        t = torch.full((fields,), REHEARSED_T, device=condition.device)
+        velocity = generator.velocity(latents.expand(fields, -1, -1, -1, -1), condition.expand(fields, -1, -1), t)[:1]
         video = generator.decode(velocity)
         for tokens in (bridge.tokens(velocity, condition), bridge.vlm.encode(video)):
             bridge.vlm.logits(tokens)

@@ -101,11 +101,17 @@ class Request:
         asked = [(self.pair.name, max(self.phi)), *((dial.pair, dial.phi) for dial in self.also)]
         return tuple(filter(None, (beyond(bank, name, phi) for name, phi in asked)))
 
+    @property
+    def fields(self) -> int:
+        """Velocities of each clip in a step, at most: its own, that of the empty caption, one for each span."""
+        return 2 + len({(dial.span, dial.ramp) for dial in (self.main, *self.also) if dial.span})
+
     def settings(self, from_clip: bool) -> list[tuple[str, str]]:
         """Names and values, as far as they are not in the captions and φ."""
         also = [(f"also {dial.pair}", dial.shown()) for dial in self.also]
         clip = [("from a clip", f"{self.start}, depth {self.depth:g}")] if from_clip else []
-        return [("steps", str(self.steps)), *self.main.settings(), *also, *clip]
+        own = [(name, f"{value}") for name, value in (("guidance", self.guidance), ("prompt", self.prompt)) if value]
+        return [("steps", str(self.steps)), *own, *self.main.settings(), *also, *clip]
 
 
 def as_pair(pair: str | tuple[str, str] | Pair) -> Pair:

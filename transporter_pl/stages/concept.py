@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from transporter_pl.concepts.bank import Concept, ConceptBank
 from transporter_pl.concepts.divergences import divergences
-from transporter_pl.concepts.objectives import Loss, check_objective, new_objective
+from transporter_pl.concepts.objectives import Loss, check_objective, new_objective, velocity_objective
 from transporter_pl.concepts.pairs import Pair, pairs_of
 from transporter_pl.concepts.teacher import Teacher
 from transporter_pl.concepts.trajectories import settings_in, settings_of
@@ -32,8 +32,7 @@ from transporter_pl.samples import Encoded, Origin, VideoSpec
 from transporter_pl.stages.hyperparameters import built, check_choices, export_folder, plain
 
 COUNTS = ("seeds", "noise_seeds", "sampling_steps", "guidance", "steps", "batch_size")
-RECENT = 50  # steps over which the reported loss is averaged; more, where the pairs' turns take longer
-SAMPLE = 16  # places of each pair at which the Δϑ that the bank tells is measured
+SAMPLE = 16  # places of each pair at which the loss and the Δϑ that the bank tells are measured
 
 
 class ConceptStage(L.LightningModule):
@@ -123,7 +122,6 @@ class ConceptStage(L.LightningModule):
         _check_turns(len(self.pairs), steps * batch_size)
         self.teacher: Teacher | None = None
         self.register_parameter("vectors", None)
-        self.recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=max(RECENT, -(-len(self.pairs) // batch_size)))
 
     # -- what is frozen -----------------------------------------------------------------------------------------------
 
@@ -145,7 +143,6 @@ class ConceptStage(L.LightningModule):
         """Draw the trajectories, once."""
         options, teacher = self.hparams, self._fitted()
         teacher.to(self.device)
-        self.draws = torch.Generator().manual_seed(options["seed"] + self.global_rank)
         teacher.draw(
             torch.Generator().manual_seed(options["seed"]),
             seeds=options["seeds"],
@@ -191,7 +188,10 @@ class ConceptStage(L.LightningModule):
         self.vectors = nn.Parameter(start if self.hparams["init"] == "difference" else torch.zeros_like(start))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make room for the checkpoint's vectors; no backbone is needed for that, unless the training goes on."""
+        """Make room for the checkpoint's vectors; no backbone is needed for that, unless the training goes on.
+
+        Where an objective adds to them, the vectors alone are not yet q: that is in the bank.
+        """
         state = checkpoint["state_dict"]
         if self.vectors is None:
             self.vectors = nn.Parameter(torch.empty_like(state["vectors"]))
@@ -214,12 +214,13 @@ class ConceptStage(L.LightningModule):
     def training_step(self, batch: int, index: int) -> Tensor:
         """The objective at points of the pairs in turn, as each pair has a vector of its own."""
         count, teacher = self.hparams["batch_size"], self._fitted()
+        self.draws = self.objective.draws = self._chance()
         owner = (self.global_step * count + torch.arange(count)) % len(self.pairs)
         places = torch.stack([self._place(pair) for pair in owner.tolist()])
         points = teacher.points(places).to(self.device)
         phi = self._dial(places).to(self.device)
         loss = self.objective(points, self.concepts()[owner.to(self.device)], phi)
-        self._log(owner, loss)
+        self._log(loss)
         # the mean over each pair's points, summed over pairs
         total: Tensor = (loss.total / owner.bincount()[owner].to(loss.total)).sum()
         return total
@@ -231,6 +232,12 @@ class ConceptStage(L.LightningModule):
             return self.vectors
         return self.vectors + (shift.mean(1, keepdim=True) if self.hparams["shape"] == "vector" else shift)
 
+    def _chance(self) -> torch.Generator:
+        """The draws of this batch, the same whether a training was interrupted or not."""
+        batch = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        digest = hashlib.sha256(f"{self.hparams['seed']}-{self.global_rank}-{batch}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
     def _place(self, pair: int) -> Tensor:
         places = self.places[pair]
         return places[torch.randint(len(places), (), generator=self.draws)]
@@ -241,9 +248,8 @@ class ConceptStage(L.LightningModule):
             return torch.rand(len(places), generator=self.draws)
         return self._fitted().divergence(places, self.hparams["prompt"], self.measure)
 
-    def _log(self, owner: Tensor, loss: Loss) -> None:
+    def _log(self, loss: Loss) -> None:
         with torch.no_grad():
-            self.recent.append((owner, torch.stack([loss.velocity, loss.start]).float().cpu()))
             self.log("loss", loss.total.mean(), prog_bar=True, batch_size=1)
             self.log("explained", 1 - loss.velocity.sum() / loss.start.sum(), prog_bar=True, batch_size=1)
             for name, values in loss.parts.items():
@@ -258,7 +264,7 @@ class ConceptStage(L.LightningModule):
 
     def on_fit_end(self) -> None:
         """Write the bank's folder, if there was a step; then measure what the concepts do, and write that too."""
-        if not (self.trainer.is_global_zero and self.recent):
+        if not (self.trainer.is_global_zero and self.global_step):
             return
         folder, bank = export_folder(self, "concepts"), self.bank()
         bank.save(folder)
@@ -267,7 +273,9 @@ class ConceptStage(L.LightningModule):
             calibrated.save(folder)
             for concept in calibrated.entries:
                 if concept.calibration is not None:
-                    Console().print(concept.calibration.sentence(concept.pair), soft_wrap=True)
+                    Console(markup=False, highlight=False).print(
+                        concept.calibration.sentence(concept.pair), soft_wrap=True
+                    )
 
     def _calibrated(self, bank: ConceptBank) -> ConceptBank:
         explainer = Explainer(self._fitted().bridge, bank)
@@ -291,36 +299,46 @@ class ConceptStage(L.LightningModule):
     def bank(self) -> ConceptBank:
         """The bank as it stands; after or during a training."""
         teacher, options = self._fitted(), self.hparams
-        owner = torch.cat([owners for owners, _ in self.recent])
-        values = torch.cat([values for _, values in self.recent], 1)
-        mean = [values[:, owner == index].mean(1).tolist() for index in range(len(self.pairs))]
-        vectors = self.concepts().detach()
-        entries = tuple(
-            Concept(
-                pair=pair,
-                vector=(vectors[i, 0] if options["shape"] == "vector" else vectors[i]).clone(),
-                divergence=self._divergence(i),
-                steps=self.global_step,
-                loss=velocity,
-                explained=1 - velocity / start,
-                prompt=options["prompt"] or teacher.bridge.vlm.default_prompt,
-                objective=self._story(i),
+        vectors, prompt = self.concepts().detach(), options["prompt"] or teacher.bridge.vlm.default_prompt
+        entries = []
+        for index, pair in enumerate(self.pairs):
+            divergence, loss, explained = self._outcome(index)
+            entries.append(
+                Concept(
+                    pair=pair,
+                    vector=(vectors[index, 0] if options["shape"] == "vector" else vectors[index]).clone(),
+                    divergence=divergence,
+                    steps=self.global_step,
+                    loss=loss,
+                    explained=explained,
+                    prompt=prompt,
+                    objective=self._story(index),
+                )
             )
-            for i, (pair, (velocity, start)) in enumerate(zip(self.pairs, mean, strict=True))
-        )
         made = teacher.bridge.origin
-        return ConceptBank(made.generator, made.vlm, self.coupling, entries, made.generator_weights, made.vlm_weights)
+        notes = self.coupling, tuple(entries), made.generator_weights, made.vlm_weights
+        return ConceptBank(made.generator, made.vlm, *notes)
 
     def _story(self, pair: int) -> str:
         """What was minimised, how φ was chosen, and what the objective has learned."""
         parts = self.hparams["objective"], f"φ {self.hparams['phi']}", self.objective.story(pair)
         return ", ".join(part for part in parts if part)
 
-    def _divergence(self, pair: int) -> float:
-        """Δϑ of a pair, mean over some of its places."""
-        places = self.places[pair]
-        some = torch.linspace(0, len(places) - 1, min(SAMPLE, len(places))).round().long()
-        return self._fitted().divergence(places[some], self.hparams["prompt"], self.measure).mean().item()
+    @torch.no_grad()
+    def _outcome(self, pair: int) -> tuple[float, float, float]:
+        """Δϑ, the velocity objective, and what of it is explained, at some places of a pair and φ from 0 to 1."""
+        places, teacher = self.places[pair], self._fitted()
+        some = places[torch.linspace(0, len(places) - 1, min(SAMPLE, len(places))).round().long()]
+        dials = torch.linspace(0.1, 1, len(some))[torch.randperm(len(some), generator=torch.Generator().manual_seed(0))]
+        losses = []
+        for rows, phi in zip(torch.split(some, teacher.at_once), torch.split(dials, teacher.at_once), strict=True):
+            points, device = teacher.points(rows).to(teacher.device), teacher.device
+            vector = self.concepts()[[pair]].to(device).expand(len(rows), -1, -1)
+            condition = teacher.condition(points.context, 0)
+            losses.append(velocity_objective(teacher.bridge.generator, points, condition, vector, phi.to(device)))
+        loss, start = (torch.cat(column).mean().item() for column in zip(*losses, strict=True))
+        divergence = teacher.divergence(some, self.hparams["prompt"], self.measure).mean().item()
+        return divergence, loss, 1 - loss / start
 
 
 def _check_pairs(pairs: list[Pair]) -> None:
