@@ -169,7 +169,7 @@ def compare(coupling: Path, steps: int = 100, batch_size: int = 8, seeds: int = 
         seeds: Seeds a concept's effect is measured with.
         part: ``time``, ``steps`` or ``all``.
     """
-    console, pairs = Console(), sixteen()
+    console, pairs = Console(width=150), sixteen()
     if part in {"all", "steps"}:
         few = pairs[::4]
         zeros = curve(few, coupling, 1000, init="zeros", steps=1000, batch_size=8 * len(few))[1000]

@@ -100,9 +100,7 @@ def _agreements(
     return [row for part in track(parts, "Held-out clips", transient=True) for row in part()]
 
 
-def _effects(
-    generator: GeneratorAdapter, vlm: VLMAdapter, bank: ConceptBank, seeds: int, steps: int
-) -> list[Effect]:
+def _effects(generator: GeneratorAdapter, vlm: VLMAdapter, bank: ConceptBank, seeds: int, steps: int) -> list[Effect]:
     """The rows of the second table; a bar shows how far they are."""
     entries = track(bank.entries, "Concepts", transient=True)
     models = generator, vlm

@@ -188,6 +188,7 @@ SWEEP = torch.tensor([0.0, 0.5, 0.5, 1.0])
         ],
         [{"phi": 0.3}],
         [{"own": True, "window": (0.0, 0.7)}],
+        [{"own": True, "phi": 0.7}],
     ],
 )
 def test_sharing_changes_nothing_but_rounding(generator, condition, noise, q, guidance, batch_size, concepts):
@@ -196,9 +197,9 @@ def test_sharing_changes_nothing_but_rounding(generator, condition, noise, q, gu
         Modulation(own if c.get("own") else q, **{"phi": SWEEP, **{k: v for k, v in c.items() if k != "own"}})
         for c in concepts
     ]
-    rows = torch.tensor([0, 0, 1, 0])
-    shared = sample(generator, condition[rows], noise[rows], 4, guidance, modulations, batch_size=batch_size)
-    alone = row_by_row(generator, condition[rows], noise[rows], 4, guidance, modulations)
+    captions, seeds = condition[[0, 0, 1, 1]], noise[[0, 0, 1, 0]]  # rows 0 and 1 alone are alike
+    shared = sample(generator, captions, seeds, 4, guidance, modulations, batch_size=batch_size)
+    alone = row_by_row(generator, captions, seeds, 4, guidance, modulations)
     torch.testing.assert_close(shared, alone, atol=1e-5, rtol=1e-4)
 
 

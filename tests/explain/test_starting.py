@@ -44,6 +44,18 @@ def test_what_was_inverted_is_drawn_again(generator, drawn):
     assert errors[1] < 0.025
 
 
+@torch.no_grad()
+def test_one_step_back_by_hand(generator, drawn):
+    """The midpoint rule: half a step to see where the flow leads, then a whole one."""
+    clean, condition = drawn
+    h = generator.schedule(4).times[-1]
+    first = generator.velocity(clean, condition, torch.zeros(1))
+    middle = generator.velocity(clean + h / 2 * first, condition, h[None] / 2)
+    latents, start = inverted(generator, clean, condition, 4, float(h))
+    assert start == 3
+    torch.testing.assert_close(latents, clean + h * middle, atol=1e-6, rtol=1e-6)
+
+
 def test_a_run_may_begin_anywhere(generator, drawn):
     """The last steps of a run, from where it stood."""
     _, condition = drawn
