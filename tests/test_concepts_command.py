@@ -1,6 +1,7 @@
 """``transporter concepts``, driven as a user does."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def names(folder):
 def test_list_has_a_line_for_every_concept(bank, capsys, monkeypatch, columns):
     monkeypatch.setenv("COLUMNS", columns)
     assert said(capsys, "list", "bank").splitlines() == [
-        "left:right  Δϑ 0.46  explained 0.79  123 steps  moved the VLM's answer",
+        f"left:right  Δϑ 0.46  explained 0.79  123 steps  {CALIBRATION.sentence(bank.entries[0].pair)}",
         "red:blue    Δϑ 0.30  explained 0.79  123 steps  not calibrated",
     ]
 
@@ -65,7 +66,8 @@ def test_list_has_a_line_for_every_concept(bank, capsys, monkeypatch, columns):
 def test_list_says_what_did_not_move(bank, capsys):
     still = replace(CALIBRATION, reencoded=(0, 0, 0.05))
     replace(bank, entries=(replace(bank.entries[0], calibration=still),)).save("still")
-    assert said(capsys, "list", "still").endswith("did not move the VLM's answer\n")
+    assert said(capsys, "list", "still").endswith(still.sentence(bank.entries[0].pair) + "\n")
+    assert "moved one route alone" in still.sentence(bank.entries[0].pair)
 
 
 def test_show_shows_all_that_is_stored(bank, capsys):
@@ -135,3 +137,10 @@ def test_what_is_refused(bank, capsys, tmp_path, words, message):
 def test_an_unknown_command_lists_the_known(capsys):
     line = refused(capsys, "lst", "bank")
     assert all(name in line for name in ("list", "show", "merge"))
+
+
+def test_a_bank_is_not_merged_into_itself(bank, capsys):
+    before = Path("bank/concepts.json").read_text()
+    assert main(["concepts", "merge", "bank", "--out", "./bank", "--pairs", "left:right"]) == 2
+    assert "out: 'bank' is one of the banks that are read; give a folder of its own" in capsys.readouterr().err
+    assert Path("bank/concepts.json").read_text() == before

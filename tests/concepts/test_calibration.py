@@ -171,3 +171,13 @@ def test_the_sentence_of_a_concept_that_went_elsewhere():
         "red:blue moved the VLM's answer by 1.00 (of at most 1), but not towards “blue”: "
         "P(“blue”) − P(“red”) does not grow with φ."
     )
+
+
+def test_the_sentence_of_a_change_that_is_not_to_the_word():
+    away = moving(negative=(0.9, 0.5, 0.2, 0.1, 0.0), positive=(0.0, 0.0, 0.01, 0.01, 0.02))
+    assert away.sentence(PAIR).endswith("but not to “blue”: P(“blue”) is at most 0.02.")
+
+
+def test_the_sentence_of_what_is_there_already():
+    there = moving(positive=(0.98,) * 5, negative=(0.01,) * 5, coupled=(0.0,) * 5, reencoded=(0.0,) * 5)
+    assert there.sentence(PAIR).endswith("(of at most 1). The VLM says “blue” already at φ = 0.")

@@ -230,9 +230,15 @@ def test_memory_is_rehearsed_once_for_as_many_rows(explainer, monkeypatch):
     rows = []
     monkeypatch.setattr("transporter_pl.explain.explainer.check_memory", lambda _, count, *rest: rows.append(count))
     fresh = Explainer(explainer.bridge, explainer.bank)
-    for phi in ([0, 1], [0, 1], [0, 0.5, 1]):
-        fresh.explain(CAPTION, "left:right", phi, steps=1)
-    assert rows == [2, 3]
+    for phi, also in (
+        ([0, 1], []),
+        ([0, 1], []),
+        ([0, 0.5, 1], []),
+        ([0, 1], [Dial("red:blue", span="0-1")]),
+        ([0, 1, 2, 3], []),
+    ):
+        fresh.explain(CAPTION, "left:right", phi, steps=1, also=also)
+    assert rows == [2, 3, 2, 4]
 
 
 def test_names_instead_of_specs(tiny, tiny_coupling, explainer, tmp_path):

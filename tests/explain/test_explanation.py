@@ -7,7 +7,10 @@ import pytest
 import torch
 
 from transporter_pl.concepts.calibration import Calibration
+from transporter_pl.errors import TransporterError
+from transporter_pl.explain.dials import Dial
 from transporter_pl.explain.explainer import Explainer
+from transporter_pl.explain.looking import faded
 
 CAPTION = "a red oval moves left slowly"
 
@@ -66,3 +69,29 @@ def test_it_needs_a_folder_alone(explainer, tmp_path):
 
 def test_a_prompt_shows_one_line(explanation):
     assert repr(explanation) == f"<left:right, φ = 0 0.5 1: {explanation.sentence}>"
+
+
+def test_a_video_that_lost_its_contrast_is_a_warning():
+    clip = torch.rand(1, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    videos = torch.cat([0.5 + 0.1 * (clip - 0.5), clip, 0.5 * clip, 0 * clip])
+    (text,) = faded(videos, torch.tensor([1.0, 0.0, 0.5, -1.0]))
+    assert text == "at φ = -1, 1 the video has lost most of its contrast, and perhaps what it shows: look at it"
+    assert faded(clip, torch.tensor([0.0])) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"window": (0.01, 0.02)}, r"window: no denoising step of left:right has its t in 0.01 to 0.02; .* from 1 to"),
+        ({"also": [Dial("red:blue", window=(0.01, 0.02))]}, "window: no denoising step of red:blue"),
+        ({"window": (0.95, 1), "video": torch.zeros(5, 3, 32, 32), "depth": 0.7}, "window: no denoising step"),
+        ({"video": torch.zeros(5, 3, 32, 32), "depth": 1e-5}, r"depth: 1e-05 lies below the last of 3 steps"),
+        ({"video": torch.full((5, 3, 32, 32), 255.0)}, r"video: torch.float32 from 255 to 255; give floating-point"),
+        ({"video": torch.zeros(5, 3, 32, 32, dtype=torch.uint8)}, r"video: torch.uint8 from 0 to 0; give floating"),
+        ({"video": torch.full((5, 3, 32, 32), float("nan"))}, r"video: torch.float32 from nan to nan"),
+    ],
+)
+def test_what_can_not_act_or_is_no_clip_is_refused(explainer, monkeypatch, change, message):
+    monkeypatch.setattr("transporter_pl.explain.explainer.sample", None)
+    with pytest.raises(TransporterError, match=message):
+        explainer.explain(**{"caption": CAPTION, "pair": "left:right", "steps": 3, **change})

@@ -35,7 +35,7 @@ def test_and_with_another_transport(tiny, transport):
 
 
 def test_and_where_activations_are_larger_than_weights(tiny):
-    plan = check(replace(tiny, video=VideoSpec(9, 64, 64)), batches=Batches(1, 4, 4, 1, 1, 1))
+    plan = check(replace(tiny, video=VideoSpec(9, 64, 64)), batches=Batches(1, 4, 4, 1))
     assert max(cost.memory for cost in plan.costs) > 3 * sum(size.bytes for size in plan.sizes)
 
 

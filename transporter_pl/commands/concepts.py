@@ -74,6 +74,9 @@ def merge_banks(banks: list[Path], out: Path, pairs: list[str] | None = None) ->
             or none holds one that is asked for.
     """
     check_folder("out", out)
+    if out.resolve() in {bank.resolve() for bank in banks}:
+        msg = f"out: {str(out)!r} is one of the banks that are read; give a folder of its own"
+        raise TransporterError(msg)
     found = [ConceptBank.from_pretrained(bank) for bank in banks]
     if pairs is not None:
         found = _keep(found, [pair.name for pair in pairs_of(pairs)])
@@ -101,14 +104,9 @@ def _list(bank: ConceptBank) -> None:
     width = max((len(concept.pair.name) for concept in bank.entries), default=0)
     for concept in bank.entries:
         figures = f"Δϑ {concept.divergence:.2f}  explained {concept.explained:.2f}  {concept.steps} steps"
-        line = f"{concept.pair.name:<{width}}  {figures}  {_verdict(concept.calibration)}"
+        verdict = "not calibrated" if concept.calibration is None else concept.calibration.sentence(concept.pair)
+        line = f"{concept.pair.name:<{width}}  {figures}  {verdict}"
         _console().print(line, soft_wrap=True)
-
-
-def _verdict(calibration: Calibration | None) -> str:
-    if calibration is None:
-        return "not calibrated"
-    return "moved the VLM's answer" if calibration.moved else "did not move the VLM's answer"
 
 
 def _made_with(bank: ConceptBank) -> Iterator[tuple[str, str]]:

@@ -12,6 +12,7 @@ from transporter_pl.errors import TransporterError
 
 MOVED = 0.1  # Hellinger's Δϑ of a word that comes from nothing to 2 %, or goes from 50 to 64 %
 GAIN = 0.05  # share of the largest Δϑ that is no gain
+SURE = 0.5  # probability from which the VLM is said to say a word
 SAME = 4  # decimals in which probabilities that are the same agree; what differs beyond is rounding
 
 
@@ -108,11 +109,18 @@ class Calibration:
         coupled = max(self.coupled)
         if not self.moved:
             where = self.phi.index(self._where_most())
-            return _not_moved(pair, self.coupled[where], self.reencoded[where], self.phi[where])
+            already = self.positive[self.phi.index(0)] > SURE
+            said = f" The VLM says “{pair.positive}” already at φ = 0." if already else ""
+            return _not_moved(pair, self.coupled[where], self.reencoded[where], self.phi[where]) + said
         if self.monotonicity <= 0:
             return (
                 f"{pair.name} moved the VLM's answer by {coupled:.2f} (of at most 1), but not towards "
                 f"“{pair.positive}”: P(“{pair.positive}”) − P(“{pair.negative}”) does not grow with φ."
+            )
+        if max(self.positive) - self.positive[self.phi.index(0)] < GAIN:
+            return (
+                f"{pair.name} moved the VLM's answer by {coupled:.2f} (of at most 1), but not to “{pair.positive}”: "
+                f"P(“{pair.positive}”) is at most {max(self.positive):.2f}."
             )
         limit = "" if self.saturation is None else f", and Δϑ grows no more beyond φ = {self.saturation:g}"
         return (

@@ -18,13 +18,13 @@ from transporter_pl.coupling.storage import read_origin
 from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.explain.dials import SWEEP, Dial
 from transporter_pl.explain.explanation import Explanation
-from transporter_pl.explain.looking import look
+from transporter_pl.explain.looking import faded, look
 from transporter_pl.explain.memory import check_memory
 from transporter_pl.explain.modulation import Modulation, modulate
 from transporter_pl.explain.request import Request, as_pair
 from transporter_pl.explain.sampler import Watch, draw_noise, sample
 from transporter_pl.explain.spans import frame_weights
-from transporter_pl.explain.starting import Start, begin
+from transporter_pl.explain.starting import Start, begin, first_step
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.samples import VideoSpec
 
@@ -44,7 +44,7 @@ class Explainer:
 
     def __init__(self, bridge: Bridge, bank: ConceptBank) -> None:
         self.bridge, self.bank = bridge, bank
-        self.fitting = 0  # rows, times velocities of each, that are known to fit into the memory
+        self.fitting = 0, 0  # rows, and velocities of each, that are known to fit into the memory
         check_vectors(bank, bridge.generator.condition_shape)
         bank.check_weights(bridge.origin)
 
@@ -128,6 +128,7 @@ class Explainer:
         request = Request(caption, as_pair(pair), tuple(phi), *how, *where, start, depth, batch_size)
         generator, bank = self.bridge.generator, self.bank
         request.check(bank, generator.video, video is not None)
+        self._check_window(request, video is not None)
         concept, clip = bank[request.pair].pair, None if video is None else self._checked(video)
         context = self._context(request, concept, clip)
         contrast = Contrast.of(self.bridge.vlm, concept, context)
@@ -146,7 +147,7 @@ class Explainer:
             calibration=seen.calibration(swept),
             fps=generator.video.fps,
             made_with=(*models, *request.settings(from_clip=clip is not None)),
-            warnings=request.warnings(bank),
+            warnings=(*request.warnings(bank), *faded(seen.video, swept)),
         )
 
     @torch.no_grad()
@@ -197,11 +198,22 @@ class Explainer:
             msg = f"caption: the VLM says {said!r} of the clip, which does not hold {concept.negative!r} once; "
             raise TransporterError(msg + "give --caption with that word") from error
 
+    def _check_window(self, request: Request, from_clip: bool) -> None:
+        """Refuse concepts that act at no step."""
+        times = self.bridge.generator.schedule(request.steps).times
+        times = times[first_step(times, request.depth) :] if from_clip else times
+        for dial in (request.main, *request.also):
+            low, high = dial.window
+            if not ((low <= times) & (times <= high)).any():
+                msg = f"window: no denoising step of {dial.pair} has its t in {low:g} to {high:g}; widen it, or raise "
+                msg += f"steps or depth; they run from {times[0]:.2g} to {times[-1]:.2g}"
+                raise TransporterError(msg)
+
     def _check_memory(self, rows: int, condition: Tensor, fields: int) -> None:
         """As ``check_memory``, for more rows or fields than before."""
-        if rows * fields > self.fitting:
+        if rows > self.fitting[0] or fields > self.fitting[1]:
             check_memory(self.bridge, rows, condition, fields)
-            self.fitting = rows * fields
+            self.fitting = rows, fields
 
     def _drawn(self, request: Request, condition: Tensor, clip: Tensor | None, watch: Watch) -> tuple[Tensor, Tensor]:
         """Latents (P, C, T', H', W') of all φ, and the moved conditions (P, L, D_c) that Φ is given with them."""
@@ -231,6 +243,9 @@ class Explainer:
         expected = (spec.frames, 3, spec.height, spec.width)
         if tuple(video.shape) != expected:
             msg = f"video: shape {tuple(video.shape)}, but {spec} are {expected}; cut and scale it to that"
+            raise TransporterError(msg)
+        if not (video.is_floating_point() and video.min() >= 0 and video.max() <= 1):
+            msg = f"video: {video.dtype} from {video.min():g} to {video.max():g}; give floating-point pixels in [0, 1]"
             raise TransporterError(msg)
         return video[None]
 

@@ -15,6 +15,8 @@ from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.explain.explanation import Reading
 from transporter_pl.explain.preservation import elsewhere
 
+FADED = 0.4  # share of the contrast of φ = 0
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -78,6 +80,25 @@ def look(
     drawn = torch.cat(videos)
     coupled, reencoded = (_read(route, origin, contrast) for route in zip(*answers, strict=True))
     return Seen(drawn, coupled, reencoded, elsewhere(bridge.vlm, drawn[origin], drawn, batch_size))
+
+
+def faded(videos: Tensor, phi: Tensor) -> tuple[str, ...]:
+    """Warnings where a video has lost most of the contrast that the one of φ = 0 has, as when its object is gone.
+
+    What the VLM says does not tell that: it names an object even where there is none.
+
+    Args:
+        videos: (P, T, 3, H, W).
+        phi: (P,), 0 among them.
+    """
+    contrast = videos.float().flatten(3).std(-1).mean((1, 2))
+    lost = contrast < FADED * contrast[phi.tolist().index(0)]
+    shown = ", ".join(f"{value:g}" for value in phi[lost].sort().values.tolist())
+    return (
+        (f"at φ = {shown} the video has lost most of its contrast, and perhaps what it shows: look at it",)
+        if shown
+        else ()
+    )
 
 
 def _ask(bridge: Bridge, tokens: Tensor, contrast: Contrast, prompt: str | None) -> tuple[list[str], Tensor]:
