@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, Self, cast
@@ -11,6 +10,7 @@ import lightning as L  # noqa: N812
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from transporter_pl.chance import draws_of
 from transporter_pl.datamodules.shapemotion.files import frame_side
 from transporter_pl.datamodules.shapemotion.world import TEMPLATES, Scene, exchanged, factor_of, render, sample_scene
 from transporter_pl.errors import TransporterError
@@ -62,9 +62,7 @@ class RenderedBatches(Dataset[RenderedClips]):
     def __getitem__(self, index: int) -> RenderedClips:
         """Render batch ``index``."""
         name = f"{'held-out' if self.held_out else 'train'}-{self.seed}-{index}"
-        # neighbouring seeds of torch's generator start alike: a digest has no neighbours
-        digest = hashlib.sha256(name.encode()).digest()
-        draws = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        draws = draws_of(name)
         scene = sample_scene(self.batch_size, draws, self.held_out)
         pixels = render(scene, self.frames, self.side, draws)
         if self.templates == "random":

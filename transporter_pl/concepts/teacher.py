@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -21,6 +20,7 @@ from transporter_pl.concepts.trajectories import (
 )
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.errors import TransporterError
+from transporter_pl.explain.memory import free_memory
 
 Key = tuple[int, int]
 
@@ -38,8 +38,7 @@ class Teacher:
         at_once: Latents that a model is asked about at once.
 
     Attributes:
-        captions: The K different captions of all ends.
-        conditions: Their conditions, (K, L, D_c).
+        conditions: Conditions of the K captions, (K, L, D_c).
         ends: Which captions are ε− and ε+ of every context, (E, 2).
         pair_of: Index of every context's pair, (E,).
 
@@ -51,7 +50,7 @@ class Teacher:
         self.bridge, self.pairs, self.settings, self.at_once = bridge, pairs, settings, at_once
         self.contrasts = [Contrast.of(bridge.vlm, pairs[s.pair], s.context) for s in settings]
         ends = [pairs[s.pair].captions(s.context) for s in settings]
-        self.captions: list[str] = []
+        self._captions: dict[str, int] = {}
         self.conditions = torch.empty(0, *bridge.generator.condition_shape, device=bridge.generator.device)
         self.ends = self.learn([caption for both in ends for caption in both]).view(-1, 2)
         self.pair_of = torch.tensor([s.pair for s in settings])
@@ -68,6 +67,11 @@ class Teacher:
                 raise TransporterError(msg)
 
     @property
+    def captions(self) -> list[str]:
+        """The K different captions, of all ends and what was learned later."""
+        return list(self._captions)
+
+    @property
     def device(self) -> torch.device:
         """Where models and conditions are."""
         return self.conditions.device
@@ -80,14 +84,12 @@ class Teacher:
     @torch.no_grad()
     def learn(self, captions: Sequence[str]) -> Tensor:
         """Indices of captions among all, (len(captions),); those that are new are encoded."""
-        known = set(self.captions)
-        new = [caption for caption in dict.fromkeys(captions) if caption not in known]
+        new = [caption for caption in dict.fromkeys(captions) if caption not in self._captions]
         encode = self.bridge.generator.encode_text
         parts = [encode(new[i : i + self.at_once]) for i in range(0, len(new), self.at_once)]
-        self.captions += new
+        self._captions.update(zip(new, range(len(self._captions), len(self._captions) + len(new)), strict=True))
         self.conditions = torch.cat([self.conditions.to(parts[0]), *parts]) if parts else self.conditions
-        places = {caption: index for index, caption in enumerate(self.captions)}
-        return torch.tensor([places[caption] for caption in captions])
+        return torch.tensor([self._captions[caption] for caption in captions])
 
     def condition(self, context: Tensor, end: int) -> Tensor:
         """ε− (end 0) or ε+ (end 1) of contexts (B,), (B, L, D_c)."""
@@ -200,8 +202,13 @@ class Teacher:
         return token_divergence(self.bridge, points, self.conditions[ends], contrasts, prompt, measure)
 
 
+def spread(places: Tensor, count: int) -> Tensor:
+    """At most so many of the places (M, 2), at even distances."""
+    return places[torch.linspace(0, len(places) - 1, min(count, len(places))).round().long()]
+
+
 def _check_memory(need: int) -> None:
-    free = psutil.virtual_memory().available
+    free = free_memory(torch.device("cpu"))
     if need > free:
         msg = f"memory: the trajectories take {need / 2**30:.1f} GiB, but {free / 2**30:.1f} GiB are free; give fewer "
         raise TransporterError(

@@ -126,7 +126,7 @@ def generated_trajectories(
     paths, times = [], []
     for start in watch(rows):
         chosen = slice(start, start + at_once)
-        condition = conditions.repeat_interleave(noises, 0)[chosen] if noises > 1 else conditions[chosen]
+        condition = conditions[torch.arange(len(clips))[chosen] // noises]
         path = list(denoise(generator, condition, clips[chosen].to(condition.device), steps, guidance))[:-1]
         paths.append(torch.stack([z.cpu() for _, z in path]))
         times = [t for t, _ in path]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transporter_pl.concepts.objectives import Loss, Objective
 from transporter_pl.concepts.pairs import SLOT
 from transporter_pl.concepts.points import Points
-from transporter_pl.concepts.teacher import Teacher
+from transporter_pl.concepts.teacher import Teacher, spread
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.modulation import Modulation, modulate
 
@@ -76,8 +76,7 @@ class VLMGuided(Objective):
         resumed, found, sizes = bool(self.theta.any()), [], []  # θ is 0 before anything is known
         self.words = []
         for pair, rows in enumerate(places):
-            some = rows[torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).round().long()]
-            points = self.teacher.points(some).to(self.teacher.device)
+            points = self.teacher.points(spread(rows, SAMPLE)).to(self.teacher.device)
             sizes.append(points.change.square().mean())
             self.words.append(self._plausible(pair, points))
             found.append([self._direction(pair, word) for word in self.words[pair]])

@@ -82,14 +82,13 @@ def denoise(
     for index, (t, scale) in enumerate(zip(times, scales, strict=True), start):
         yield t, latents
         alike = _parted(alike, [m for m in modulations if m.acts(t)])
-        parts = []
-        for rows in torch.split(torch.tensor(sorted(set(alike))), batch_size or len(alike)):
+        asked, parts = sorted(set(alike)), []
+        for rows in torch.split(torch.tensor(asked), batch_size or len(asked)):
             layers = Layers.at(t, condition[rows], [m.of(rows) for m in modulations])
             fields = velocities(generator, latents[rows], layers, schedule.times[index], unconditional)
             velocity = layers.blend(fields[: len(layers.conditions)])
             parts.append(velocity if unconditional is None else fields[-1] + scale * (velocity - fields[-1]))
-        first = {row: place for place, row in enumerate(sorted(set(alike)))}
-        velocity = torch.cat(parts)[[first[row] for row in alike]]
+        velocity = torch.cat(parts)[[asked.index(row) for row in alike]]
         latents = schedule.step(velocity, index, latents)
     yield 0.0, latents
 

@@ -148,7 +148,7 @@ class ConceptSteps:
             self.ends = generator.encode_text([CAPTION, CAPTION])
 
     def parts(self) -> Iterator[Part]:
-        """Of stage 2: one sampling step of both ends, Δϑ of some points, and one optimiser step."""
+        """Of stage 2: one step of some trajectories, Δϑ of some points, and one optimiser step."""
         rows = self.batches.concept
         vectors = self._vectors()
         optimizer = torch.optim.Adam([vectors], foreach=True)

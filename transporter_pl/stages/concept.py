@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
@@ -16,11 +15,12 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from transporter_pl.chance import draws_of
 from transporter_pl.concepts.bank import Concept, ConceptBank
 from transporter_pl.concepts.divergences import divergences
 from transporter_pl.concepts.objectives import Loss, check_objective, new_objective, velocity_objective
 from transporter_pl.concepts.pairs import Pair, pairs_of
-from transporter_pl.concepts.teacher import Teacher
+from transporter_pl.concepts.teacher import Teacher, spread
 from transporter_pl.concepts.trajectories import settings_in, settings_of
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
@@ -76,7 +76,7 @@ class ConceptStage(L.LightningModule):
         seed: Seed of trajectories and batches.
 
     Raises:
-        TransporterError: If there is no pair or one twice, an option is unknown, or a count is below 1.
+        TransporterError: If there is no pair, an option is unknown, or a count is below 1.
     """
 
     vectors: nn.Parameter  # None before ``configure_model``
@@ -114,7 +114,9 @@ class ConceptStage(L.LightningModule):
         self.pairs = pairs_of(pairs)
         self.backbones = built(BackboneSpec, generator), built(BackboneSpec, vlm)
         self.video, self.coupling = built(VideoSpec, video), coupling
-        _check_pairs(self.pairs)
+        if not self.pairs:
+            msg = "pairs: none; give at least one"
+            raise TransporterError(msg)
         check_counts(**{name: self.hparams[name] for name in COUNTS})
         check_choices(ConceptStage, self.hparams)
         self.measure, self.options = divergences.get(divergence), objective_options or {}
@@ -235,8 +237,7 @@ class ConceptStage(L.LightningModule):
     def _chance(self) -> torch.Generator:
         """The draws of this batch, the same whether a training was interrupted or not."""
         batch = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        digest = hashlib.sha256(f"{self.hparams['seed']}-{self.global_rank}-{batch}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return draws_of(f"{self.hparams['seed']}-{self.global_rank}-{batch}")
 
     def _place(self, pair: int) -> Tensor:
         places = self.places[pair]
@@ -302,7 +303,7 @@ class ConceptStage(L.LightningModule):
         vectors, prompt = self.concepts().detach(), options["prompt"] or teacher.bridge.vlm.default_prompt
         entries = []
         for index, pair in enumerate(self.pairs):
-            divergence, loss, explained = self._outcome(index)
+            divergence, loss, explained = self._outcome(index, vectors[[index]])
             entries.append(
                 Concept(
                     pair=pair,
@@ -325,27 +326,19 @@ class ConceptStage(L.LightningModule):
         return ", ".join(part for part in parts if part)
 
     @torch.no_grad()
-    def _outcome(self, pair: int) -> tuple[float, float, float]:
+    def _outcome(self, pair: int, vector: Tensor) -> tuple[float, float, float]:
         """Δϑ, the velocity objective, and what of it is explained, at some places of a pair and φ from 0 to 1."""
         places, teacher = self.places[pair], self._fitted()
-        some = places[torch.linspace(0, len(places) - 1, min(SAMPLE, len(places))).round().long()]
+        some = spread(places, SAMPLE)
         dials = torch.linspace(0.1, 1, len(some))[torch.randperm(len(some), generator=torch.Generator().manual_seed(0))]
         losses = []
         for rows, phi in zip(torch.split(some, teacher.at_once), torch.split(dials, teacher.at_once), strict=True):
             points, device = teacher.points(rows).to(teacher.device), teacher.device
-            vector = self.concepts()[[pair]].to(device).expand(len(rows), -1, -1)
-            condition = teacher.condition(points.context, 0)
-            losses.append(velocity_objective(teacher.bridge.generator, points, condition, vector, phi.to(device)))
+            q, condition = vector.to(device).expand(len(rows), -1, -1), teacher.condition(points.context, 0)
+            losses.append(velocity_objective(teacher.bridge.generator, points, condition, q, phi.to(device)))
         loss, start = (torch.cat(column).mean().item() for column in zip(*losses, strict=True))
         divergence = teacher.divergence(some, self.hparams["prompt"], self.measure).mean().item()
         return divergence, loss, 1 - loss / start
-
-
-def _check_pairs(pairs: list[Pair]) -> None:
-    names = [pair.name for pair in pairs]
-    if not names or len(set(names)) < len(names):
-        msg = f"pairs: {', '.join(names) or 'none'}; give at least one, and each once"
-        raise TransporterError(msg)
 
 
 def _check_turns(pairs: int, points: int) -> None:
