@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
+
+from transporter_pl.datamodules.cache.encoder import ClipEncoder, Uncaptioned
+from transporter_pl.datamodules.cache.index import (
+    LEFT_OUT,
+    Summary,
+    cache_files,
+    stray_files,
+    write_index,
+    write_left_out,
 )
-from rich.text import Text
-from torch.utils.data import DataLoader, Dataset, Subset
-
-from transporter_pl.datamodules.cache_files import CacheKey, CacheWriter, check_key
-from transporter_pl.datamodules.clips import BrokenClip, CaptionedClips, join
-from transporter_pl.encoding import encode
-from transporter_pl.errors import TransporterError
-from transporter_pl.files import check_folder
-from transporter_pl.loading import BackboneSpec, load_pair
+from transporter_pl.datamodules.cache.key import CacheKey, Manifest, check_key, write_manifest
+from transporter_pl.datamodules.cache.shards import clip_bytes
+from transporter_pl.datamodules.cache.storage import Storage, check_storage
+from transporter_pl.datamodules.cache.writing import launched, write_shards
+from transporter_pl.datamodules.clips import BrokenClip, CaptionedClips
+from transporter_pl.errors import TransporterError, check_counts
+from transporter_pl.files import check_folder, delete
+from transporter_pl.loading import BackboneSpec, load_pair, pair_shapes
 from transporter_pl.origin import origin_of
-from transporter_pl.samples import Clips
+from transporter_pl.samples import Shapes
 
+SHARD_BYTES = (
+    256 * 2**20
+)  # large enough for a bucket, and for folders of many; a run that is killed loses one a process
+SHARD_CLIPS = 64  # of small clips, too, a killed run loses only so many
 LISTED = 10  # names printed before "and … more"
 
 
@@ -37,7 +40,7 @@ class EncodeReport:
 
     Attributes:
         encoded: Clips in the cache, those of an earlier, interrupted run included.
-        missing: Names of annotated clips without a file.
+        missing: Ids of annotated clips without a file.
         broken: Clips that could not be used.
     """
 
@@ -52,10 +55,18 @@ def encode_videos(
     vlm: BackboneSpec,
     out: Path,
     batch_size: int = 8,
+    storage: Storage = "bfloat16",
+    uncaptioned: Uncaptioned = "empty",
+    prompt: str | None = None,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
     num_workers: int = 0,
-) -> EncodeReport:
-    """Write z_Ξ, π_Ξ, z_Ω and z_Ξ→Ω of every clip to a cache; an interrupted run goes on where it stopped.
+) -> EncodeReport | None:
+    """Write z_Ξ, z_Ω, z_Ξ→Ω of every clip and π_Ξ of its captions to a cache; an interrupted run goes on where it was.
+
+    Shards of some clips each are spread over the processes. Each is written whole or not at all, so that a run may be
+    killed at any moment: the same command makes the shards that are not there yet.
 
     Args:
         data: The captioned clips, read in the geometry that they are encoded in.
@@ -63,97 +74,83 @@ def encode_videos(
         vlm: The VLM Ω.
         out: Folder of the cache.
         batch_size: Clips encoded at once.
+        storage: Type in which numbers are stored; float8 has a scale for each clip.
+        uncaptioned: What stands for the caption of a clip that has none: an ``empty`` one, or what the ``vlm`` says.
+        prompt: The question that the VLM answers then; left out, its own.
         device: ``cpu``, ``cuda``, …; ``auto`` takes the GPU if there is one.
-        num_workers: Processes that read videos.
+        devices: Processes on each node, a GPU each where there are GPUs.
+        nodes: Machines; torchrun or SLURM start the processes there.
+        num_workers: Processes that read videos, for each process that encodes.
 
     Returns:
-        What was encoded, and what could not be; the latter is printed too.
+        What was encoded, and what could not be, which is printed too and listed in ``left_out.csv``; ``None`` in
+        processes beside the first.
 
     Raises:
-        TransporterError: Before any clip is read, if the backbones don't suit the geometry, or ``out`` holds a cache
-            made with other settings; at the end, if not a single clip could be encoded.
+        TransporterError: Before any clip is read, if an argument is wrong, the backbones don't suit the geometry, or
+            ``out`` holds a cache made with other settings; when a shard can't be written; at the end, if not a single
+            clip could be encoded.
     """
-    if batch_size < 1:
-        msg = f"batch_size: {batch_size} is below 1"
-        raise TransporterError(msg)
+    check_counts(batch_size=batch_size, devices=devices, nodes=nodes)
+    check_storage(storage)
     check_folder("out", out)
     # how a backward pass would go changes nothing in a cache
     kept = replace(generator, checkpointing=False), replace(vlm, checkpointing=False)
-    key = CacheKey(*kept, video=data.video, clips=data.fingerprint)
+    key = CacheKey(*kept, video=data.video, clips=data.fingerprint, storage=storage)
     check_key(out, key)
-    xi, omega = load_pair(generator, vlm, data.video, device=device)
-    made = origin_of(xi, omega)
+    shapes = pair_shapes(generator, vlm, data.video)
+    fabric = launched(device, devices, nodes)
+    xi, omega = load_pair(generator, vlm, data.video, device=str(fabric.device))
+    encoder, made = ClipEncoder(xi, omega, uncaptioned, prompt, batch_size), origin_of(xi, omega)
     key = replace(key, generator_weights=made.generator_weights, vlm_weights=made.vlm_weights)
-    writer = CacheWriter(out, key)
-    with _progress() as progress:
-        task = progress.add_task("encoding", total=len(data), completed=writer.start)
-        try:
-            for clips, broken, end in _batches(data, writer, batch_size, num_workers):
-                moved = None if clips is None else replace(clips, video=clips.video.to(xi.device))
-                writer.add(None if moved is None else encode(xi, omega, moved), broken, end)
-                progress.update(task, completed=end)
-        except BaseException:  # Ctrl-C too
-            writer.keep()
-            raise
-    index = writer.finish()
-    if not index.shards:
-        msg = f"data: none of the {len(data)} clips could be encoded; the first: {index.broken[0].reason}"
+    if not all(clip.captions for clip in data.clips):
+        key = replace(key, uncaptioned=encoder.rule)
+    manifest = check_key(out, key) or Manifest(key, shapes, len(data), shard_clips(shapes, storage, batch_size))
+    if fabric.is_global_zero:
+        write_manifest(out, manifest)
+    fabric.barrier()
+    write_shards(out, manifest, data, encoder, fabric, num_workers)
+    fabric.barrier()
+    return _finish(out, manifest, data) if fabric.is_global_zero else None
+
+
+def _finish(out: Path, manifest: Manifest, data: CaptionedClips) -> EncodeReport:
+    """Write the index, and tell what is in the cache and what is not.
+
+    Raises:
+        TransporterError: If not a single clip could be encoded; nothing is left of the cache then.
+    """
+    summary, broken = write_index(out, manifest)
+    for file in stray_files(out, manifest):
+        delete(file)
+    if not summary.clips:
+        for file in cache_files(out):
+            delete(file)
+        msg = f"data: none of the {len(data)} clips could be encoded; the first: {broken[0].reason}"
         raise TransporterError(msg)
-    report = EncodeReport(sum(s.clips for s in index.shards), data.missing, (*data.broken, *index.broken))
-    _print(report, out)
+    report = EncodeReport(summary.clips, data.missing, (*data.broken, *broken))
+    write_left_out(out, report.missing, report.broken)
+    _print(report, summary, out, manifest.key.storage)
     return report
 
 
-class _Tolerant(Dataset[Clips | BrokenClip]):
-    """The clips, with a note in the place of each that can't be read."""
-
-    def __init__(self, data: CaptionedClips) -> None:
-        self.data = data
-
-    def __getitem__(self, index: int) -> Clips | BrokenClip:
-        try:
-            return self.data[index]
-        except TransporterError as error:
-            return BrokenClip(self.data.ids[index], str(error))
+def shard_clips(shapes: Shapes, storage: Storage, batch_size: int) -> int:
+    """How many clips make a shard of at most ``SHARD_BYTES``, in whole batches where one fits."""
+    fitting = min(SHARD_CLIPS, SHARD_BYTES // clip_bytes(shapes, storage))
+    return max(1, fitting - fitting % batch_size if fitting > batch_size else fitting)
 
 
-def _batches(
-    data: CaptionedClips, writer: CacheWriter, batch_size: int, num_workers: int
-) -> Iterator[tuple[Clips | None, list[BrokenClip], int]]:
-    """What is not on disk yet: readable clips, broken ones, and how many of the data's clips are done with them."""
-    if writer.index.complete:
-        return
-    rest = Subset(_Tolerant(data), range(writer.start, len(data)))
-    end = writer.start
-    for batch in DataLoader(rest, batch_size, collate_fn=list, num_workers=num_workers):
-        end += len(batch)
-        clips = [item for item in batch if isinstance(item, Clips)]
-        yield join(clips) if clips else None, [item for item in batch if isinstance(item, BrokenClip)], end
-
-
-class _Throughput(ProgressColumn):
-    """Clips a second."""
-
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text("" if speed is None else f"{speed:.1f} clips/s")
-
-
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Throughput(), TimeRemainingColumn()
-    )
-
-
-def _print(report: EncodeReport, out: Path) -> None:
-    """Say what is in the cache, and list what is not."""
-    console = Console()
-    console.print(f"{report.encoded} clips in {out}", highlight=False)
+def _print(report: EncodeReport, summary: Summary, out: Path, storage: Storage) -> None:
+    """Say what is in the cache, how exactly, and list what is not."""
+    console = Console(highlight=False, markup=False)
+    errors = ", ".join(f"{name} {error:.2%}" for name, error in summary.errors.items())
+    console.print(f"{summary.clips} clips with {summary.captions} captions in {out}", soft_wrap=True)
+    console.print(f"stored as {storage}, which changes them by: {errors}", soft_wrap=True)
     missing = [BrokenClip(name, "no file") for name in report.missing]
     for title, clips in (("missing", missing), ("broken", list(report.broken))):
         if clips:
-            console.print(f"{len(clips)} {title}:", highlight=False)
+            console.print(f"{len(clips)} {title}:")
         for clip in clips[:LISTED]:
-            console.print(f"  {clip.id}: {clip.reason}", highlight=False, markup=False, soft_wrap=True)
+            console.print(f"  {clip.id}: {clip.reason}", soft_wrap=True)
         if len(clips) > LISTED:
-            console.print(f"  and {len(clips) - LISTED} more", highlight=False)
+            console.print(f"  and {len(clips) - LISTED} more, all in {out / LEFT_OUT}", soft_wrap=True)

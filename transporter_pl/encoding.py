@@ -15,14 +15,15 @@ def reencode(generator: GeneratorAdapter, vlm: VLMAdapter, latents: Tensor) -> T
 
 
 @torch.no_grad()
+def encode_video(generator: GeneratorAdapter, vlm: VLMAdapter, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Video (B, T, 3, H, W) → z_Ξ (B, C, T', H', W'), z_Ω (B, N, D) and z_Ξ→Ω (B, N, D)."""
+    latents = generator.encode(video)
+    return latents, vlm.encode(video), reencode(generator, vlm, latents)
+
+
+@torch.no_grad()
 def encode(generator: GeneratorAdapter, vlm: VLMAdapter, clips: Clips) -> Encoded:
     """Run every frozen encoder once over a batch of clips."""
-    latents = generator.encode(clips.video)
-    return Encoded(
-        ids=clips.ids,
-        captions=clips.captions,
-        latents=latents,
-        condition=generator.encode_text(list(clips.captions)),
-        tokens=vlm.encode(clips.video),
-        reencoded=reencode(generator, vlm, latents),
-    )
+    latents, tokens, reencoded = encode_video(generator, vlm, clips.video)
+    condition = generator.encode_text(list(clips.captions))
+    return Encoded(clips.ids, clips.captions, latents, condition, tokens, reencoded)

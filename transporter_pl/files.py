@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -40,5 +41,16 @@ def replace_file(file: Path, write_aside: Callable[[Path], Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".part-") as name:
         aside = Path(name) / file.name
+        aside.touch()
+        mode = aside.stat().st_mode
         write_aside(aside)
+        aside.chmod(mode)  # safetensors would let nobody else read it
         os.replace(aside, file)  # noqa: PTH105  (atomic on every platform)
+
+
+def delete(path: Path) -> None:
+    """Delete a file, or a folder with all that is in it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

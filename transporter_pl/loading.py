@@ -99,7 +99,7 @@ def load_pair(
         TransporterError: If a name is unknown, a path can't be read, the geometry does not suit a backbone, Φ was
             trained for something else, or there is no such device.
     """
-    place = _device(device)
+    place = find_device(device)
     xi, omega = _adapter(GeneratorAdapter, generators, generator), _adapter(VLMAdapter, vlms, vlm)
     shapes = pair_shapes(generator, vlm, video)
     if network is not None:
@@ -148,7 +148,12 @@ def _load(kind: type[A], spec: BackboneSpec, video: VideoSpec, device: torch.dev
     return adapter
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of a name; ``auto`` takes the GPU if there is one.
+
+    Raises:
+        TransporterError: If there is no such device.
+    """
     device = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         return torch.empty(0, device=device).device

@@ -1,4 +1,4 @@
-"""The latent cache as a data set and a Lightning data module."""
+"""The latent cache as a Lightning data module."""
 
 from __future__ import annotations
 
@@ -15,73 +15,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler, Subset
 
-from transporter_pl.datamodules.cache_files import TENSORS, names_of, read_index
+from transporter_pl.datamodules.cache.latents import LatentCache
 from transporter_pl.errors import TransporterError
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.samples import Encoded, Origin, Shapes
-
-
-class LatentCache(Dataset[Encoded]):
-    """What ``transporter encode`` wrote, clip by clip; shards are mapped into memory, not loaded.
-
-    Args:
-        folder: Folder of the cache.
-
-    Attributes:
-        ids: Names of the clips.
-        captions: Their captions.
-
-    Raises:
-        TransporterError: If there is no cache, it is not complete, or a shard is damaged.
-    """
-
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        index = read_index(self.folder)
-        if index is None or not index.complete:
-            state = "no latent cache" if index is None else "an unfinished latent cache"
-            msg = f"path: {state} in {str(folder)!r}; run `transporter encode --out {folder}` first"
-            raise TransporterError(msg)
-        self.key = index.key
-        self._files = [shard.file for shard in index.shards]
-        self._starts = [0, *itertools.accumulate(shard.clips for shard in index.shards)]
-        self._open: dict[str, safe_open] = {}
-        named = [names_of(self._shard(file)) for file in self._files]
-        self.ids = tuple(name for ids, _ in named for name in ids)
-        self.captions = tuple(caption for _, captions in named for caption in captions)
-
-    def __len__(self) -> int:
-        """Number of clips."""
-        return len(self.ids)
-
-    def __getitem__(self, index: int | list[int]) -> Encoded:
-        """The batch of these clips, of one clip for a single index."""
-        rows = [range(len(self))[row] for row in ([index] if isinstance(index, int) else index)]  # -1 is the last
-        tensors = {name: self.tensor(name, rows) for name in TENSORS}
-        return Encoded(tuple(self.ids[r] for r in rows), tuple(self.captions[r] for r in rows), **tensors)
-
-    def tensor(self, name: str, rows: Sequence[int]) -> Tensor:
-        """One of ``TENSORS`` for some clips, (len(rows), ...)."""
-        parts = []
-        for row in rows:
-            shard = bisect.bisect_right(self._starts, row) - 1
-            at = row - self._starts[shard]
-            stored = self._shard(self._files[shard]).get_slice(name)  # type: ignore[no-untyped-call]
-            parts.append(stored[at : at + 1])
-        return torch.cat(parts)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without open files, which every worker opens for itself."""
-        return {**self.__dict__, "_open": {}}
-
-    def _shard(self, file: str) -> safe_open:
-        if file not in self._open:
-            try:
-                self._open[file] = safe_open(self.folder / file, "pt")
-            except (OSError, SafetensorError) as error:
-                msg = f"path: {file} in {str(self.folder)!r} is damaged ({error}); delete the folder and encode again"
-                raise TransporterError(msg) from error
-        return self._open[file]
 
 
 class CacheDataModule(L.LightningDataModule):

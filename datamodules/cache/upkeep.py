@@ -1,0 +1,168 @@
+"""``transporter cache info | verify | prune``: what a latent cache holds, and whether it is whole."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+
+from jsonargparse import ArgumentParser
+from rich import filesize
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from transporter_pl.datamodules.cache.index import INDEX, read_index, stray_files, summary_of
+from transporter_pl.datamodules.cache.key import Manifest, dotted, read_manifest
+from transporter_pl.datamodules.cache.places import Place
+from transporter_pl.datamodules.cache.shards import Shard, shard_name
+from transporter_pl.errors import TransporterError
+from transporter_pl.files import delete
+
+LISTED = 10  # damaged shards that an error names
+
+
+def run(argv: list[str]) -> None:
+    """Run one of the commands; ``argv`` begins with ``cache``."""
+    parser = ArgumentParser(prog="transporter cache", description="Look after latent caches.", exit_on_error=False)
+    commands = parser.add_subcommands(title="commands", metavar="COMMAND")
+    for name, function in COMMANDS.items():
+        summary = (inspect.getdoc(function) or "").partition("\n")[0]
+        commands.add_subcommand(name, _arguments(name, summary), help=summary)
+    chosen = parser.parse_args(argv[1:])
+    COMMANDS[chosen.subcommand](**vars(chosen[chosen.subcommand]))
+
+
+def _arguments(command: str, summary: str) -> ArgumentParser:
+    parser = ArgumentParser(description=summary, exit_on_error=False)
+    parser.add_argument("path", type=str, metavar="CACHE", help="Folder of a cache, or its URL.")
+    if command == "prune":
+        parser.add_argument("--damaged", action="store_true", help="Also shards that are damaged.")
+        parser.add_argument("--broken", action="store_true", help="Also shards that lack clips, to try these again.")
+        parser.add_argument("--dry_run", action="store_true", help="Only say what would be deleted.")
+    return parser
+
+
+def show(path: str) -> None:
+    """Show what made a cache, and what it holds.
+
+    Raises:
+        TransporterError: If there is no cache.
+    """
+    place, manifest = _opened(path)
+    index = read_index(place)
+    summary = index.summary if index is not None else summary_of(_whole(place, manifest))
+    made = Table("made with", "")
+    for name, value in dotted(asdict(manifest.key)).items():
+        made.add_row(name, str(value))
+    held = Table("holds", "")
+    state = "" if index is not None else ", not finished: run the same `transporter encode` again"
+    held.add_row("shards", f"{summary.shards} of {manifest.shards}{state}")
+    held.add_row("clips", f"{summary.clips}, {summary.broken} could not be encoded")
+    held.add_row("captions", str(summary.captions))
+    held.add_row("size", filesize.decimal(summary.bytes))
+    for name, shape in asdict(manifest.shapes).items():
+        held.add_row(name, " × ".join(map(str, shape)))
+    for name, error in summary.errors.items():
+        held.add_row(f"{name}, changed by", f"{error:.2%}")
+    for table in (made, held):
+        Console(markup=False, highlight=False).print(table)
+
+
+def verify(path: str) -> None:
+    """Compare every byte of a cache with its checksums.
+
+    Raises:
+        TransporterError: If there is no cache, or shards are missing or damaged (names them).
+    """
+    place, manifest = _opened(path)
+    damaged = _damaged(place, manifest)
+    if damaged:
+        named = ", ".join(map(shard_name, damaged[:LISTED])) + (" …" if len(damaged) > LISTED else "")
+        msg = f"path: {len(damaged)} of {manifest.shards} shards of {path!r} are missing or damaged: {named}; "
+        msg += f"`transporter cache prune --damaged {path}`, then the same `transporter encode` again, makes them anew"
+        raise TransporterError(msg)
+    Console(highlight=False, markup=False).print(f"{manifest.shards} shards of {path}: all whole", soft_wrap=True)
+
+
+def prune(path: str, damaged: bool = False, broken: bool = False, dry_run: bool = False) -> None:
+    """Delete what killed runs have left of a cache; the next `transporter encode` makes deleted shards again.
+
+    Args:
+        path: Folder of the cache. Nothing may be writing to it.
+        damaged: Also delete shards whose bytes don't have their checksums.
+        broken: Also delete shards that lack clips which could not be encoded, so that these are tried again.
+        dry_run: Only say what would be deleted.
+
+    Raises:
+        TransporterError: If there is no cache in a folder.
+    """
+    place, manifest = _opened(path)
+    if place.remote:
+        msg = f"path: {path!r} is no folder; prune the folder that it was copied from, and copy it again"
+        raise TransporterError(msg)
+    folder, shards = Path(path), set[int]()
+    if damaged:
+        shards |= {number for number in _damaged(place, manifest) if (folder / shard_name(number)).exists()}
+    if broken:
+        shards |= {number for number, shard in _numbered(place, manifest) if shard.broken}
+    files = stray_files(folder, manifest) + [folder / shard_name(number) for number in sorted(shards)]
+    # without all its shards a cache is not finished
+    files += [folder / INDEX] if shards and (folder / INDEX).exists() else []
+    console = Console(highlight=False, markup=False)
+    for file in files:
+        console.print(f"{'would delete' if dry_run else 'deleted'} {file}", soft_wrap=True)
+        if not dry_run:
+            delete(file)
+    if not files:
+        console.print(f"nothing to delete in {path}", soft_wrap=True)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"info": show, "verify": verify, "prune": prune}
+
+
+def _opened(path: str) -> tuple[Place, Manifest]:
+    place = Place(path)
+    manifest = read_manifest(place)
+    if manifest is None:
+        msg = f"path: no latent cache in {path!r}; give the folder that `transporter encode` wrote"
+        raise TransporterError(msg)
+    return place, manifest
+
+
+def _whole(place: Place, manifest: Manifest) -> Iterator[Shard]:
+    for _, shard in _numbered(place, manifest):
+        yield shard
+
+
+def _numbered(place: Place, manifest: Manifest) -> Iterator[tuple[int, Shard]]:
+    """The shards that are there, opened."""
+    for number in range(manifest.shards):
+        try:
+            shard = Shard(place, number)
+        except TransporterError:
+            continue
+        yield number, shard
+
+
+def _damaged(place: Place, manifest: Manifest) -> Sequence[int]:
+    """Numbers of the shards that are missing or not what they were."""
+    index = read_index(place)
+
+    def sound(number: int) -> bool:
+        digest = None if index is None else index.digests[number].numpy().tobytes()
+        try:
+            # a place of its own, as threads would close each other's files
+            Shard(Place(place.path), number, digest=digest).check()
+        except TransporterError:
+            return False
+        return True
+
+    numbers = range(manifest.shards)
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # checksums are computed outside Python's lock
+        found = threads.map(sound, numbers)
+        watched = track(zip(numbers, found, strict=True), "verifying", total=len(numbers), transient=True)
+        return [number for number, is_sound in watched if not is_sound]
