@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -19,9 +20,9 @@ from transporter_pl.samples import VideoSpec
 def read_video(path: str | Path, spec: VideoSpec, start: float = 0.0, end: float | None = None) -> Tensor:
     """Frames at the times start + k / fps, k = 0 … T − 1: each the last frame whose time stamp is not later.
 
-    Time stamps are the file's own, so a variable frame rate is honoured; so is a rotation in its metadata. The window
-    has to last longer than (T − 1) / fps seconds, so that something is shown at the last of the times; what comes later
-    is left out.
+    Time stamps are the file's own, so a variable frame rate is honoured; so is a rotation in its metadata. What comes
+    after the window is left out. The window may end up to half a frame of the geometry, 1 / (2 fps), before the last of
+    the times, whose frame is then the window's last: clips of one second hold 9 frames at 8 fps.
 
     Args:
         path: Video file.
@@ -34,25 +35,26 @@ def read_video(path: str | Path, spec: VideoSpec, start: float = 0.0, end: float
         (T, 3, H, W) in [0, 1].
 
     Raises:
-        TransporterError: If the file can't be read or is too short.
+        TransporterError: If the file can't be read, is damaged as far as its codec can tell, or is too short.
     """
-    times = [Fraction(max(0.0, start)) + k / Fraction(spec.fps) for k in range(spec.frames)]
     try:
+        times = [Fraction(max(0.0, start)) + k / Fraction(spec.fps) for k in range(spec.frames)]
         # titles in old files are often not UTF-8
         with av.open(str(path), metadata_errors="ignore") as container:
-            if not container.streams.video:
+            stream = container.streams.best("video")  # not the picture of a cover, which may come first
+            if stream is None:
                 msg = f"video: {str(path)!r} has no video stream; remove it or replace it"
                 raise TransporterError(msg)
-            shown, reached = _frames_at(_timed_frames(container, times[0], end), times)
+            shown, reached = _frames_at(_timed_frames(container, stream, times[0], end), times)
             pixels = [fit(_pixels(frame), spec.height, spec.width) for frame in shown]
-    except (av.FFmpegError, OSError) as error:
+    except (av.FFmpegError, OSError, OverflowError) as error:  # OverflowError: times that no file can have
         msg = f"video: {str(path)!r} can't be read ({error}); remove it or replace it"
         raise TransporterError(msg) from error
     if len(pixels) < spec.frames:
-        lasts, needed = max(0.0, float(reached - times[0])), float(times[-1] - times[0])
+        lasts, span = max(0.0, float(reached - times[0])), float(times[-1] - times[0])
         msg = (
-            f"video: {str(path)!r} lasts {lasts:.2f} s from {float(times[0]):g} s on, but {spec} need more than "
-            f"{needed:.2f} s; ask for fewer frames or more fps, or remove it"
+            f"video: {str(path)!r} lasts {lasts:.4g} s from {float(times[0]):g} s on, but the last of {spec} is shown "
+            f"after {span:.4g} s; ask for fewer frames or more fps, or remove it"
         )
         raise TransporterError(msg)
     return torch.stack(pixels)
@@ -74,22 +76,52 @@ def fit(frame: Tensor, height: int, width: int) -> Tensor:
 Timed = tuple[av.VideoFrame, Fraction, Fraction, Fraction]
 
 
-def _timed_frames(container: av.container.InputContainer, start: Fraction, end: float | None) -> Iterator[Timed]:
-    """Decoded frames from the last key frame before ``start`` to ``end``, with their times."""
-    stream = container.streams.video[0]
-    tick, origin = stream.time_base, stream.start_time or 0
-    if start > 0:
-        container.seek(int(start / tick) + origin, stream=stream)
+def _timed_frames(
+    container: av.container.InputContainer, stream: av.VideoStream, start: Fraction, end: float | None
+) -> Iterator[Timed]:
+    """Decoded frames from a key frame before ``start`` to ``end``, with their times."""
+    tick = stream.time_base
     usual = 1 / stream.average_rate if stream.average_rate else Fraction(0)
-    for frame in container.decode(stream):
-        if frame.pts is None or frame.is_corrupt:
-            msg = f"video: {container.name!r} has a damaged frame or one without a time stamp; replace or remove it"
-            raise TransporterError(msg)
+    origin, frames = _frames_from(container, stream, start)
+    for frame in frames:
         time = (frame.pts - origin) * tick
         if end is not None and time >= end:
             return
         lasts = frame.duration * tick if frame.duration else usual
         yield frame, time, time + lasts if end is None else min(time + lasts, Fraction(end)), tick
+
+
+def _frames_from(
+    container: av.container.InputContainer, stream: av.VideoStream, start: Fraction
+) -> tuple[int, Iterator[av.VideoFrame]]:
+    """Time stamp of the file's first frame, and decoded frames from the last key frame before ``start``."""
+    # decoded, as the stream's start_time is not the first frame's in containers without time stamps of their own (AVI)
+    origin, frames = _next_frames(container, stream)
+    if origin is not None and start > 0:
+        wanted = origin + int(start / stream.time_base)
+        container.seek(wanted, stream=stream)
+        found, frames = _next_frames(container, stream)
+        if found is None or found > wanted:  # too late, as happens where there is no index (MPEG-TS)
+            container.seek(0)
+            _, frames = _next_frames(container, stream)
+    return origin or 0, frames
+
+
+def _next_frames(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> tuple[int | None, Iterator[av.VideoFrame]]:
+    """Time stamp of the next frame, ``None`` after the last; and the frames from it on."""
+    frames = _sound_frames(container, stream)
+    found = next(frames, None)
+    return (None, frames) if found is None else (found.pts, chain([found], frames))
+
+
+def _sound_frames(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    for frame in container.decode(stream):
+        if frame.pts is None or frame.is_corrupt:
+            msg = f"video: {container.name!r} has a damaged frame or one without a time stamp; replace or remove it"
+            raise TransporterError(msg)
+        yield frame
 
 
 def _frames_at(frames: Iterator[Timed], times: list[Fraction]) -> tuple[list[av.VideoFrame], Fraction]:
@@ -104,6 +136,8 @@ def _frames_at(frames: Iterator[Timed], times: list[Fraction]) -> tuple[list[av.
             return shown, time
         current, reached = frame, ends
     covered = sum(time < reached for time in times)
+    if covered == len(times) - 1 > 0 and times[-1] - reached <= (times[-1] - times[-2]) / 2:
+        covered += 1  # the last is held
     return shown + [current] * (covered - len(shown)), reached
 
 
