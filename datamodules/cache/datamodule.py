@@ -1,83 +1,95 @@
-"""The latent cache as a Lightning data module."""
+"""Latent caches as a Lightning data module."""
 
 from __future__ import annotations
 
-import bisect
-import itertools
-from collections.abc import Sequence
-from functools import cached_property
-from pathlib import Path
-from typing import Any
+import os
+from functools import cached_property, partial
 
 import lightning as L  # noqa: N812
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler, Subset
+from torch.utils.data import DataLoader
 
-from transporter_pl.datamodules.cache.latents import LatentCache
-from transporter_pl.errors import TransporterError
+from transporter_pl.datamodules.cache.joined import JoinedCaches
+from transporter_pl.datamodules.cache.order import Batches, Permutation, ResumableLoader, Selection
+from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.samples import Encoded, Origin, Shapes
 
+STATISTICS_BYTES = 8 * 2**30  # of tokens, which say what all of them would: a feature's mean over 10^7 values and more
+READ_AT_ONCE = 8  # clips whose tokens are added up
+
 
 class CacheDataModule(L.LightningDataModule):
-    """Batches of ``Encoded`` from a latent cache.
+    """Batches of ``Encoded`` from latent caches, shuffled anew in every epoch by the run's seed.
 
-    Clips are split by a fixed draw. Several captions of one clip stay on one side, so that no validation clip was seen
-    in training. There is no third split: the validation clips are the test clips too, as no stage chooses anything by
-    them.
+    Without ``val_path``, a fixed draw takes some clips for validation. Name the official validation split where there
+    is one: clips that were cut from one video are alike, and a draw puts some of them on either side. There is no third
+    split: the validation clips are the test clips too, as no stage chooses anything by them.
+
+    Of several processes each takes its part of every batch; ``batch_size`` is that of one of them.
 
     Args:
-        path: Folder of the cache.
+        path: Folder or URL of the cache, or of several that were made alike.
         batch_size: Clips a batch.
-        val_fraction: Share of the clips that validates.
+        val_path: The same, of the validation clips.
+        val_fraction: Share of the clips that validates, if there is no ``val_path``.
         num_workers: Processes that read.
 
     Raises:
         TransporterError: If an argument is out of its range; and, once the data is asked for, if there is no finished
-            cache or it is too small to split.
+            cache, caches were made in different ways, or there are too few clips to split.
     """
 
-    def __init__(self, path: str | Path, batch_size: int = 8, val_fraction: float = 0.1, num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        path: str | list[str],
+        batch_size: int = 8,
+        val_path: str | list[str] | None = None,
+        val_fraction: float = 0.1,
+        num_workers: int = 0,
+    ) -> None:
         super().__init__()
-        if batch_size < 1:
-            msg = f"batch_size: {batch_size} is below 1"
-            raise TransporterError(msg)
+        check_counts(batch_size=batch_size)
         if not 0 < val_fraction < 1:
             msg = f"val_fraction: {val_fraction} is not between 0 and 1"
             raise TransporterError(msg)
-        self.path, self.batch_size = Path(path), batch_size
-        self.val_fraction, self.num_workers = val_fraction, num_workers
+        self.paths, self.val_paths = _listed("path", path), [] if val_path is None else _listed("val_path", val_path)
+        self.batch_size, self.val_fraction, self.num_workers = batch_size, val_fraction, num_workers
 
     @cached_property
-    def cache(self) -> LatentCache:
-        """The whole cache."""
-        return LatentCache(self.path)
+    def seed(self) -> int:
+        """Seed of the order: that of ``seed_everything``, or of the run that goes on."""
+        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
 
     @cached_property
-    def split(self) -> tuple[list[int], list[int]]:
-        """Indices of training and of validation clips."""
-        clips = list(dict.fromkeys(_clip(name) for name in self.cache.ids))
-        if len(clips) < 2:
-            msg = f"path: {str(self.path)!r} holds {len(clips)} clip(s), but training and validation need one each"
+    def cache(self) -> JoinedCaches:
+        """The clips that train, and, if there is no ``val_path``, those that validate."""
+        return JoinedCaches(self.paths)
+
+    @cached_property
+    def val_cache(self) -> JoinedCaches:
+        """The clips that validate, maybe among others."""
+        return JoinedCaches(self.val_paths, self.cache.caches[0]) if self.val_paths else self.cache
+
+    @cached_property
+    def split(self) -> tuple[Selection, Selection]:
+        """The training clips of ``cache``, in an order that stays, and the validation clips of ``val_cache``."""
+        count = len(self.cache)
+        order = Permutation(count, "split")
+        if self.val_paths:
+            return Selection(range(count), order), Selection(range(len(self.val_cache)))
+        if count < 2:
+            msg = f"path: {self.paths} hold {count} clip(s), but training and validation need one each"
             raise TransporterError(msg)
-        order = torch.randperm(len(clips), generator=torch.Generator().manual_seed(0)).tolist()
-        count = min(len(clips) - 1, max(1, round(self.val_fraction * len(clips))))
-        chosen = {clips[i] for i in order[:count]}
-        sides: tuple[list[int], list[int]] = ([], [])
-        for index, name in enumerate(self.cache.ids):
-            sides[_clip(name) in chosen].append(index)
-        return sides
+        held_out = min(count - 1, max(1, round(self.val_fraction * count)))
+        return Selection(range(held_out, count), order), Selection(range(held_out), order)
 
     @property
     def shapes(self) -> Shapes:
         """Shapes of one clip's encodings."""
-        first = self.cache[0]
-        _, *latents = first.latents.shape
-        _, *condition = first.condition.shape
-        _, *tokens = first.tokens.shape
-        return Shapes(tuple(latents), tuple(condition), tuple(tokens))  # type: ignore[arg-type]
+        return self.cache.shapes
 
     @property
     def origin(self) -> Origin:
@@ -91,40 +103,70 @@ class CacheDataModule(L.LightningDataModule):
         return self.cache.key.vlm
 
     def token_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of every feature of z_Ω over the training clips, both (D,)."""
-        rows, count = self.split[0], 0
-        total = square = torch.zeros((), dtype=torch.float64)
-        for start in range(0, len(rows), 64):
-            tokens = self.cache.tensor("tokens", rows[start : start + 64]).double().flatten(0, 1)
+        """Mean and standard deviation of every feature of z_Ω over training clips, both (D,).
+
+        Over all of them, or, so that a training starts in minutes, the first in the fixed order whose tokens fill
+        ``STATISTICS_BYTES``: a random sample, the same in every process and run.
+        """
+        training, _ = self.split
+        size = self.cache.tensor("tokens", [0]).nbytes
+        rows = training(np.arange(min(len(training), max(1, STATISTICS_BYTES // size)), dtype=np.uint64)).tolist()
+        count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
+        for start in range(0, len(rows), READ_AT_ONCE):
+            tokens = self.cache.tensor("tokens", rows[start : start + READ_AT_ONCE]).double().flatten(0, 1)
             total, square, count = total + tokens.sum(0), square + tokens.square().sum(0), count + len(tokens)
         mean = total / count
         return mean.float(), (square / count - mean.square()).clamp(min=0).sqrt().float()
 
     def train_dataloader(self) -> DataLoader[Encoded]:
-        """Shuffled batches of training clips."""
-        clips = Subset(self.cache, self.split[0])
-        return self._loader(clips, RandomSampler(clips))
+        """Shuffled batches of training clips.
+
+        Raises:
+            TransporterError: If Lightning would take single clips in their place.
+        """
+        if overfit := getattr(self.trainer, "overfit_batches", 0):
+            msg = f"overfit_batches: {overfit}, for which Lightning would take clips one by one; leave it out, and "
+            raise TransporterError(msg + "encode few clips (--data.limit) to overfit them")
+        return self._loader(ResumableLoader, self.cache, self._batches(self.split[0], shuffle=True))
 
     def val_dataloader(self) -> DataLoader[Encoded]:
-        """Batches of validation clips, in order."""
-        clips = Subset(self.cache, self.split[1])
-        return self._loader(clips, SequentialSampler(clips))
+        """Batches of validation clips, always in the same order."""
+        return self._loader(DataLoader, self.val_cache, self._batches(self.split[1]))
 
     def test_dataloader(self) -> DataLoader[Encoded]:
         """The validation clips."""
         return self.val_dataloader()
 
-    def _loader(self, clips: Subset[Encoded], order: Sampler[int]) -> DataLoader[Encoded]:
+    def state_dict(self) -> dict[str, int]:
+        """The order's seed, which Lightning does not ask the loader for at the end of an epoch."""
+        return {"seed": self.seed}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on in the same order."""
+        self.seed = state_dict["seed"]
+
+    def _batches(self, clips: Selection, shuffle: bool = False) -> Batches:
+        """What this process takes of the clips."""
+        batches = partial(Batches, clips, self.batch_size, self.seed, shuffle)
+        if self.trainer is None:
+            return batches()
+        return batches(self.trainer.accumulate_grad_batches, self.trainer.world_size, self.trainer.global_rank)
+
+    def _loader(self, kind: type[DataLoader[Encoded]], cache: JoinedCaches, batches: Batches) -> DataLoader[Encoded]:
         """A loader that asks for a whole batch at once."""
-        return DataLoader(
-            clips,
+        return kind(
+            cache,
             batch_size=None,
-            sampler=BatchSampler(order, self.batch_size, drop_last=False),
+            sampler=batches,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
+            generator=torch.Generator(),  # a pass draws a number; of the run's own, one that goes on has drawn fewer
         )
 
 
-def _clip(name: str) -> str:
-    """Name of the clip that a captioned item belongs to."""
-    return name.partition("#")[0]
+def _listed(field: str, paths: str | list[str]) -> list[str]:
+    found = paths if isinstance(paths, list) else [paths]
+    if not found:
+        msg = f"{field}: is an empty list; name a cache"
+        raise TransporterError(msg)
+    return [str(path) for path in found]

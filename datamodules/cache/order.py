@@ -92,10 +92,11 @@ class Selection:
 class Batches(DistributedSampler[list[tuple[int, int]]]):
     """Batches of one process, as lists of (clip, draw); a draw chooses among a clip's captions.
 
-    Step s of an epoch takes the positions [s·G, (s + 1)·G) of the epoch's order, G = processes · batch_size, and every
+    Batch k of an epoch takes the positions [k·G, (k + 1)·G) of the epoch's order, G = processes · batch_size, and every
     process its share of them, so that several processes do what one does with larger batches. Where the order is
-    shuffled, the last step is filled up from the beginning; otherwise every clip comes once, with its first caption,
-    and the last step is divided as evenly as possible: a clip is repeated only for a process that would have none.
+    shuffled, the last step is filled up from the beginning, so that all steps weigh alike and none is left half done at
+    the end of an epoch. Otherwise every clip comes once, with its first caption, and the last batch is divided as
+    evenly as possible: a clip is repeated only for a process that would have none.
 
     A ``DistributedSampler`` for Lightning's sake, which puts its own in the place of any other.
 
@@ -104,6 +105,7 @@ class Batches(DistributedSampler[list[tuple[int, int]]]):
         batch_size: Clips a batch.
         seed: Seed of the order and of the captions.
         shuffle: Whether every epoch has an order, and captions, of its own.
+        accumulate: Batches a step.
         processes: Number of processes.
         rank: Which of them this is.
 
@@ -113,25 +115,33 @@ class Batches(DistributedSampler[list[tuple[int, int]]]):
     """
 
     def __init__(
-        self, clips: Selection, batch_size: int, seed: int = 0, shuffle: bool = False, processes: int = 1, rank: int = 0
+        self,
+        clips: Selection,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = False,
+        accumulate: int = 1,
+        processes: int = 1,
+        rank: int = 0,
     ) -> None:
         super().__init__(clips, processes, rank, shuffle, seed)  # type: ignore[arg-type]
         self.clips, self.batch_size, self.together = clips, batch_size, processes * batch_size
+        self.accumulate = accumulate if shuffle else 1
         self.start = self.taken = 0
 
     def __len__(self) -> int:
         """Batches an epoch, of each process."""
-        return -(-len(self.clips) // self.together)
+        return -(-len(self.clips) // (self.together * self.accumulate)) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """The rest of the epoch."""
         start, self.start = self.start, 0
-        for step in range(start // self.together, len(self)):
-            yield self.batch(step)
+        for number in range(start // self.together, len(self)):
+            yield self.batch(number)
 
-    def batch(self, step: int) -> list[tuple[int, int]]:
-        """What this process takes in a step."""
-        rows = self._positions(step)
+    def batch(self, number: int) -> list[tuple[int, int]]:
+        """What this process takes as one of the epoch's batches."""
+        rows = self._positions(number)
         if not self.shuffle:
             return [(clip, 0) for clip in self.clips(rows).tolist()]
         chosen = self.clips(Permutation(len(self.clips), f"clips-{self.seed}-{self.epoch}")(rows))
@@ -145,11 +155,9 @@ class Batches(DistributedSampler[list[tuple[int, int]]]):
 
     def state_dict(self) -> dict[str, int]:
         """Where the training stands, and in which order; the same in all processes."""
-        names = ("seed", "epoch", "taken", "batch_size")
-        return {name: getattr(self, name) for name in names} | {
-            "processes": self.num_replicas,
-            "clips": len(self.clips),
-        }
+        state = {name: getattr(self, name) for name in ("seed", "epoch", "taken", "batch_size")}
+        size = {"clips": len(self.clips), "positions": len(self) * self.together}
+        return {**state, **size, "processes": self.num_replicas}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where a training stood.
@@ -158,18 +166,19 @@ class Batches(DistributedSampler[list[tuple[int, int]]]):
             TransporterError: If batches of this size don't end there, or the data set has another size.
         """
         taken, was = state["taken"], f"{state['batch_size']} on {state['processes']} process(es)"
-        if 0 < taken < state["clips"] != len(self.clips):
+        inside = 0 < taken < state["positions"]
+        if inside and state["clips"] != len(self.clips):
             msg = f"path: the checkpoint stands in the middle of {state['clips']} training clips, not {len(self.clips)}"
             raise TransporterError(msg + "; give the caches that it was trained on")
-        if taken < state["clips"] and taken % self.together:
+        if inside and taken % self.together:
             msg = f"batch_size: {self.batch_size} on {self.num_replicas} process(es), but the checkpoint stands after "
             msg += f"{taken} clips of its epoch, in batches of {was}; take those, or what divides {taken} together"
             raise TransporterError(msg)
         self.seed, self.epoch, self.start, self.taken = state["seed"], state["epoch"], taken, taken
 
-    def _positions(self, step: int) -> Numbers:
+    def _positions(self, number: int) -> Numbers:
         """Positions of the epoch's order."""
-        first, count = step * self.together, len(self.clips)
+        first, count = number * self.together, len(self.clips)
         size = self.together if self.shuffle else min(self.together, count - first)
         start, stop = (first + size * rank // self.num_replicas for rank in (self.rank, self.rank + 1))
         if start == stop:

@@ -15,6 +15,7 @@ from transporter_pl.errors import TransporterError
 
 counts = st.integers(1, 40)
 names = st.text(max_size=8)
+STATE = {"seed": 7, "epoch": 2, "taken": 24, "batch_size": 4, "processes": 3, "clips": 100, "positions": 108}
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,11 @@ def test_a_selection_is_a_part_of_the_order_or_of_the_data_set():
     assert Selection(range(2, 9))(_places(7)).tolist() == list(range(2, 9))
 
 
-@given(counts, st.integers(1, 6), st.integers(1, 4), st.integers(0, 3))
-def test_training_takes_every_clip_in_batches_that_are_full(count, batch_size, processes, epoch):
+@given(counts, st.integers(1, 6), st.integers(1, 4), st.integers(1, 3), st.integers(0, 3))
+def test_training_takes_every_clip_in_steps_that_are_full(count, batch_size, processes, accumulate, epoch):
     selection = Selection(range(count), Permutation(count, "split"))
-    steps = _together(selection, batch_size, processes, epoch, shuffle=True)
-    assert len(steps) == math.ceil(count / (batch_size * processes))
+    steps = _together(selection, batch_size, processes, epoch, shuffle=True, accumulate=accumulate)
+    assert len(steps) == math.ceil(count / (batch_size * processes * accumulate)) * accumulate
     assert all(len(step) == batch_size * processes for step in steps)
     taken = _clips(steps)
     assert sorted(taken[:count]) == list(range(count))
@@ -165,11 +166,11 @@ def test_an_epoch_goes_on_where_it_stood(count, batch_size, step):
 
 
 def test_another_epoch_begins_at_its_beginning():
-    batches = Batches(Selection(range(9)), 3, shuffle=True)
-    batches.load_state_dict({"seed": 0, "epoch": 0, "taken": 6, "batch_size": 3, "processes": 1, "clips": 9})
+    batches = Batches(Selection(range(100)), 3, shuffle=True)
+    batches.load_state_dict({**STATE, "epoch": 0, "taken": 6})
     batches.set_epoch(1)
     assert batches.taken == 0
-    assert len(list(batches)) == 3
+    assert len(list(batches)) == 34
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -183,34 +184,32 @@ def test_batches_that_workers_read_ahead_do_not_count(workers):
         batches.set_epoch(epoch)
         first = [next(waiting).items for _ in range(3)]
         assert loader.state_dict() == {
-            "seed": 0, "epoch": epoch, "taken": 6, "batch_size": 2, "processes": 1, "clips": 40,
+            "seed": 0, "epoch": epoch, "taken": 6, "batch_size": 2, "processes": 1, "clips": 40, "positions": 40,
         }  # fmt: skip
         assert first == [batches.batch(step) for step in range(3)]
 
 
 def test_it_goes_on_with_other_batches_where_they_fit():
-    def at(batch_size, processes, taken, epoch=2):
-        state = {"seed": 7, "epoch": epoch, "taken": taken, "batch_size": 4, "processes": 3, "clips": 100}
-        ranks = [Batches(Selection(range(100)), batch_size, 0, True, processes, rank) for rank in range(processes)]
+    def at(batch_size, processes, taken=24):
+        ranks = [Batches(Selection(range(100)), batch_size, 0, True, 1, processes, rank) for rank in range(processes)]
         for batches in ranks:
-            batches.load_state_dict(state)
+            batches.load_state_dict({**STATE, "taken": taken})
             batches.set_epoch(2)
         return [item for step in zip(*ranks, strict=True) for batch in step for item in batch][: 100 - taken]
 
-    assert at(12, 1, 24) == at(6, 2, 24) == at(4, 3, 24) == at(2, 3, 24)
+    assert at(12, 1) == at(6, 2) == at(4, 3) == at(2, 3)
     for other in ((10, 1), (3, 3)):
         with pytest.raises(TransporterError) as error:
-            at(*other, 24)
+            at(*other)
         assert f"batch_size: {other[0]} on {other[1]} process(es)" in str(error.value)
         assert "after 24 clips of its epoch, in batches of 4 on 3 process(es)" in str(error.value)
 
 
 def test_another_data_set_is_refused_in_the_middle_of_an_epoch():
-    state = {"seed": 7, "epoch": 2, "taken": 24, "batch_size": 4, "processes": 3, "clips": 100}
     batches = Batches(Selection(range(90)), 4, shuffle=True)
     with pytest.raises(TransporterError, match="in the middle of 100 training clips, not 90"):
-        batches.load_state_dict(state)
-    batches.load_state_dict({**state, "taken": 108})  # at an end any data may follow
+        batches.load_state_dict(STATE)
+    batches.load_state_dict({**STATE, "taken": 108})  # at an end any data may follow
     batches.set_epoch(3)
     assert len(list(batches)) == 23
 
