@@ -302,6 +302,21 @@ def test_a_file_that_breaks_off_is_an_error_with_its_name(name, part, tmp_path):
     assert str(path) in str(error.value)
 
 
+def test_a_frame_that_its_codec_only_guesses_is_an_error(tmp_path):
+    path = tmp_path / "clip.mkv"
+    pictures = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
+    _write(path, pictures, range(6), kind=("libx264", "yuv420p", {"crf": "20", "bf": "0"}))
+    with av.open(str(path)) as container:
+        packet = [packet for packet in container.demux(video=0) if packet.size][4]
+        begin, size = packet.pos, packet.size
+    data = bytearray(path.read_bytes())
+    data[begin + size // 2 : begin + size] = bytes(size - size // 2)
+    path.write_bytes(data)
+    assert read_video(path, VideoSpec(3, 64, 64, 24)).shape[0] == 3
+    with pytest.raises(TransporterError, match=r"clip\.mkv' has a damaged frame"):
+        read_video(path, VideoSpec(6, 64, 64, 24))
+
+
 def test_a_cover_is_no_video(tmp_path):
     """The picture of a cover comes first in some files."""
     _numbered(tmp_path / "clip.mkv", range(24))
