@@ -56,6 +56,7 @@ def encode_videos(
     out: Path,
     batch_size: int = 8,
     storage: Storage = "bfloat16",
+    shard_clips: int | None = None,
     uncaptioned: Uncaptioned = "empty",
     prompt: str | None = None,
     device: str = "auto",
@@ -75,6 +76,8 @@ def encode_videos(
         out: Folder of the cache.
         batch_size: Clips encoded at once.
         storage: Type in which numbers are stored; float8 has a scale for each clip.
+        shard_clips: Clips that make a shard, fixed once a cache is begun; left out, as many as 256 MiB hold, but at
+            most 64.
         uncaptioned: What stands for the caption of a clip that has none: an ``empty`` one, or what the ``vlm`` says.
         prompt: The question that the VLM answers then; left out, its own.
         device: ``cpu``, ``cuda``, …; ``auto`` takes the GPU if there is one.
@@ -91,7 +94,7 @@ def encode_videos(
             ``out`` holds a cache made with other settings; when a shard can't be written; at the end, if not a single
             clip could be encoded.
     """
-    check_counts(batch_size=batch_size, devices=devices, nodes=nodes)
+    check_counts(batch_size=batch_size, shard_clips=shard_clips, devices=devices, nodes=nodes)
     check_storage(storage)
     check_folder("out", out)
     # how a backward pass would go changes nothing in a cache
@@ -105,7 +108,9 @@ def encode_videos(
     key = replace(key, generator_weights=made.generator_weights, vlm_weights=made.vlm_weights)
     if not all(clip.captions for clip in data.clips):
         key = replace(key, uncaptioned=encoder.rule)
-    manifest = check_key(out, key) or Manifest(key, shapes, len(data), shard_clips(shapes, storage, batch_size))
+    manifest = check_key(out, key) or Manifest(
+        key, shapes, len(data), shard_clips or fitting_clips(shapes, storage, batch_size)
+    )
     if fabric.is_global_zero:
         write_manifest(out, manifest)
     fabric.barrier()
@@ -134,7 +139,7 @@ def _finish(out: Path, manifest: Manifest, data: CaptionedClips) -> EncodeReport
     return report
 
 
-def shard_clips(shapes: Shapes, storage: Storage, batch_size: int) -> int:
+def fitting_clips(shapes: Shapes, storage: Storage, batch_size: int) -> int:
     """How many clips make a shard of at most ``SHARD_BYTES``, in whole batches where one fits."""
     fitting = min(SHARD_CLIPS, SHARD_BYTES // clip_bytes(shapes, storage))
     return max(1, fitting - fitting % batch_size if fitting > batch_size else fitting)

@@ -89,10 +89,15 @@ def read_manifest(place: Place) -> Manifest | None:
         return None
     try:
         found = json.loads(text)
+        if found["format"] != FORMAT:
+            msg = f"cache: {str(place)!r} has format {found['format']}, and this version reads {FORMAT}; install a newer one"
+            raise TransporterError(msg)
         key, shapes = found["key"], {name: tuple(sizes) for name, sizes in found["shapes"].items()}
         backbones = {name: BackboneSpec(**key[name]) for name in ("generator", "vlm")}
         made = CacheKey(**{**key, **backbones, "video": VideoSpec(**key["video"])})
         return Manifest(made, Shapes(**shapes), int(found["clips"]), int(found["shard_clips"]))
+    except TransporterError:
+        raise
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         msg = f"cache: {MANIFEST} in {str(place)!r} can't be read ({error!r}); delete the cache and encode again"
         raise TransporterError(msg) from error

@@ -1,286 +1,436 @@
-import json
-import pickle
-from dataclasses import replace
+"""The latent cache on disk: what is written comes back, from a folder or a bucket; what is damaged is told."""
 
+import itertools
+import json
+import math
+import os
+import pickle
+import shutil
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
 import pytest
 import torch
+from caches import clips_of, joined, write_cache
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
 
-from transporter_pl.datamodules.cache import CacheDataModule, LatentCache
-from transporter_pl.datamodules.cache_files import TENSORS, CacheKey, CacheWriter, check_key
+from transporter_pl.datamodules.cache import places
+from transporter_pl.datamodules.cache.index import INDEX, finished, read_index, stray_files, write_index
+from transporter_pl.datamodules.cache.key import MANIFEST, CacheKey, check_key, read_manifest
+from transporter_pl.datamodules.cache.latents import LatentCache
+from transporter_pl.datamodules.cache.places import Place
+from transporter_pl.datamodules.cache.shards import TENSORS, Shard, ShardWriter, clip_bytes, shard_name
+from transporter_pl.datamodules.cache.storage import restore, store
 from transporter_pl.datamodules.clips import BrokenClip
 from transporter_pl.errors import TransporterError
 from transporter_pl.loading import BackboneSpec
-from transporter_pl.samples import Encoded, Origin, Shapes, VideoSpec
+from transporter_pl.samples import Encoded, Shapes, VideoSpec
 
 SHAPES = Shapes(latents=(2, 1, 3, 3), condition=(4, 5), tokens=(6, 7))
-KEY = CacheKey(BackboneSpec("wan", "a"), BackboneSpec("vl", "b"), VideoSpec(5, 32, 32), "c1", "w1", "w2")
+BACKBONES = BackboneSpec("wan", "a"), BackboneSpec("vl", "b")
+KEY = CacheKey(*BACKBONES, VideoSpec(5, 32, 32), "c1", "float32", "", "w1", "w2")
+EXACT = {"atol": 0, "rtol": 0}
 
 
-def _encoded(names, seed=0, dtype=torch.float32):
+def _encoded(count, seed=0):
     draws = torch.Generator().manual_seed(seed)
     shapes = (SHAPES.latents, SHAPES.condition, SHAPES.tokens, SHAPES.tokens)
-    tensors = [torch.randn(len(names), *shape, generator=draws).to(dtype) for shape in shapes]
+    tensors = [torch.randn(count, *shape, generator=draws) for shape in shapes]
+    names = [f"clip{seed}-{i}" for i in range(count)]
     return Encoded(tuple(names), tuple(f"caption “{name}”" for name in names), *tensors)
-
-
-def _join(batches):
-    ids, captions = (tuple(text for b in batches for text in getattr(b, field)) for field in ("ids", "captions"))
-    return Encoded(ids, captions, *(torch.cat([getattr(b, name) for b in batches]) for name in TENSORS))
-
-
-def _write(folder, batches, shard_bytes=1000):
-    writer, end = CacheWriter(folder, KEY, shard_bytes), 0
-    for batch in batches:
-        end += len(batch.ids)
-        writer.add(batch, [], end)
-    return writer.finish()
 
 
 def _assert_same(one, other):
     assert (one.ids, one.captions) == (other.ids, other.captions)
     for name in TENSORS:
         assert getattr(one, name).dtype == getattr(other, name).dtype
-        torch.testing.assert_close(getattr(one, name), getattr(other, name), atol=0, rtol=0)
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), **EXACT)
 
 
 @pytest.fixture
-def batches():
-    return [_encoded([f"clip{b}-{i}" for i in range(size)], seed=b) for b, size in enumerate((3, 1, 2, 4))]
+def whole():
+    return _encoded(10)
 
 
 @pytest.fixture
-def folder(tmp_path, batches):
-    """A cache of ten clips in several shards."""
-    assert len(_write(tmp_path / "cache", batches).shards) > 2
+def folder(tmp_path, whole):
+    """A cache of ten clips in four shards."""
+    write_cache(tmp_path / "cache", KEY, whole, shard_clips=3)
     return tmp_path / "cache"
 
 
-def _items(names, folder):
-    _write(folder, [_encoded(names)])
-    return CacheDataModule(folder, batch_size=2)
+def _rounded(encoded, kind):
+    return replace(encoded, **{name: getattr(encoded, name).to(kind) for name in TENSORS})
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("shard_bytes", [1, 2000, 2**20])
-def test_what_is_written_comes_back(dtype, shard_bytes, tmp_path):
-    written = [_encoded([f"{b}-{i}" for i in range(3)], b, dtype) for b in range(4)]
-    index = _write(tmp_path, written, shard_bytes)
-    cache, whole = LatentCache(tmp_path), _join(written)
-    assert len(cache) == sum(shard.clips for shard in index.shards) == 12
-    assert (cache.ids, cache.captions, cache.key) == (whole.ids, whole.captions, KEY)
-    _assert_same(cache[list(range(12))], whole)
+@pytest.mark.parametrize("shard_clips", [1, 4, 64])
+@pytest.mark.parametrize("storage", ["float32", "bfloat16"])
+def test_what_is_written_comes_back(storage, shard_clips, whole, tmp_path):
+    key = replace(KEY, storage=storage)
+    manifest = write_cache(tmp_path, key, whole, shard_clips)
+    cache = LatentCache(tmp_path)
+    assert len(finished(Place(tmp_path), manifest)) == manifest.shards == math.ceil(10 / shard_clips)
+    assert (len(cache), cache.key, cache.shapes, cache.path) == (10, key, SHAPES, str(tmp_path))
+    _assert_same(cache[list(range(10))], _rounded(whole, getattr(torch, storage)))
 
 
-def test_rows_are_read_in_the_order_asked_for(folder, batches):
-    cache, whole = LatentCache(folder), _join(batches)
+def test_rows_are_read_in_the_order_asked_for(folder, whole):
+    cache = LatentCache(folder)
     for rows in ([0], [9, 0, 3, 3, 5], [2, 1]):
         for name in TENSORS:
-            torch.testing.assert_close(cache.tensor(name, rows), getattr(whole, name)[rows], atol=0, rtol=0)
+            torch.testing.assert_close(cache.tensor(name, rows), getattr(whole, name)[rows], **EXACT)
         assert cache[rows].ids == tuple(whole.ids[row] for row in rows)
         assert cache[rows].captions == tuple(whole.captions[row] for row in rows)
+        assert [cache.names(row) for row in rows] == [(whole.ids[r], (whole.captions[r],)) for r in rows]
 
 
-def test_one_index_is_a_batch_of_one(folder, batches):
-    cache, whole = LatentCache(folder), _join(batches)
+def test_one_index_is_a_batch_of_one(folder, whole):
+    cache = LatentCache(folder)
     for row in (0, 3, 9):
         _assert_same(cache[row], cache[[row]])
-        torch.testing.assert_close(cache[row].latents, whole.latents[row : row + 1], atol=0, rtol=0)
+        _assert_same(cache[row], cache[(row, 5)])
+        torch.testing.assert_close(cache[row].latents, whole.latents[row : row + 1], **EXACT)
     _assert_same(cache[-1], cache[9])
     for row in (10, -11):
         with pytest.raises(IndexError):
             cache[row]
 
 
+def test_a_batch_is_its_own_memory(folder):
+    """Nothing that a training does to a batch reaches the files, or the next batch."""
+    cache = LatentCache(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        batch = cache[[0, 1]]
+    batch.tokens.zero_()
+    assert LatentCache(folder)[[0, 1]].tokens.ne(0).all()
+    assert cache[[0, 1]].tokens.ne(0).all()
+
+
+# -- captions and conditions ------------------------------------------------------------------------------------------
+
+
+def _captioned(tmp_path, condition, captions):
+    """A cache of clips with several captions each."""
+    encoded = _encoded(len(captions))
+    clips = clips_of(encoded, list(range(len(captions))))
+    manifest = write_cache(tmp_path, KEY, encoded)
+    writer = ShardWriter(SHAPES, "float32")
+    writer.add(replace(clips, captions=tuple(captions), condition=condition))
+    writer.write(tmp_path, 0)
+    write_index(tmp_path, manifest)
+    return LatentCache(tmp_path)
+
+
+def test_every_caption_of_a_clip_is_there_beside_its_clip_once(tmp_path):
+    captions = [("a", "b", "c"), ("d",), ("e", "f")]
+    condition = torch.randn(6, *SHAPES.condition)
+    cache = _captioned(tmp_path, condition, captions)
+    assert len(cache) == 3
+    starts = [0, 3, 4]
+    for draw in range(7):
+        batch = cache[[(0, draw), (1, draw), (2, draw)]]
+        chosen = [draw % len(said) for said in captions]
+        assert batch.captions == tuple(said[c] for said, c in zip(captions, chosen, strict=True))
+        rows = [start + c for start, c in zip(starts, chosen, strict=True)]
+        torch.testing.assert_close(batch.condition, condition[rows], **EXACT)
+        torch.testing.assert_close(batch.latents, cache[[0, 1, 2]].latents, **EXACT)
+    with safe_open(tmp_path / shard_name(0), "pt") as shard:
+        assert shard.get_slice("tokens").get_shape()[0] == 3
+
+
+@given(lengths=st.lists(st.integers(0, SHAPES.condition[0]), min_size=1, max_size=6))
+@settings(max_examples=20, deadline=None)
+def test_rows_of_padding_are_not_stored_and_come_back(lengths, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("padded")
+    condition = torch.randn(len(lengths), *SHAPES.condition)
+    for row, length in enumerate(lengths):
+        condition[row, length:] = 0
+        condition[row, : max(0, length - 1)] *= torch.randint(2, (max(0, length - 1), 1))  # zero rows inside, too
+    cache = _captioned(folder, condition, [("caption",)] * len(lengths))
+    torch.testing.assert_close(cache[list(range(len(lengths)))].condition, condition, **EXACT)
+    with safe_open(folder / shard_name(0), "pt") as shard:
+        assert shard.get_slice("condition").get_shape()[0] == sum(lengths)
+
+
+# -- types of storage -------------------------------------------------------------------------------------------------
+
+
+def test_float8_keeps_what_its_three_bits_of_mantissa_can(tmp_path):
+    encoded = _encoded(5)
+    encoded = replace(encoded, tokens=encoded.tokens * torch.tensor([1e-4, 1, 1e3, 1e6, 0]).view(-1, 1, 1))
+    write_cache(tmp_path, replace(KEY, storage="float8_e4m3fn"), encoded, shard_clips=2)
+    cache = LatentCache(tmp_path)
+    batch, errors = cache[[4, 0, 1, 2, 3]], read_index(Place(tmp_path)).summary.errors
+    for name in TENSORS:
+        exact = getattr(encoded, name)[[4, 0, 1, 2, 3]]
+        found = getattr(batch, name)
+        assert found.dtype == torch.bfloat16
+        # half of a step of 1/8 between powers of two, and of the smallest step near zero; bfloat16's rounding
+        smallest = exact.flatten(1).abs().amax(1) / 448 * 2**-9
+        bound = exact.abs() * (1 / 16 + 1 / 256) + smallest.view(-1, *[1] * (exact.ndim - 1)) / 2
+        assert ((found.float() - exact).abs() <= bound).all()
+        rms = ((found.double() - exact).square().sum() / exact.double().square().sum()).sqrt()
+        assert errors[name] == pytest.approx(rms.item(), rel=1e-6)
+        assert 0.01 < errors[name] < 0.04
+    assert batch.tokens[0].eq(0).all()
+
+
+def test_the_error_of_a_type_is_measured(tmp_path, whole):
+    write_cache(tmp_path, replace(KEY, storage="bfloat16"), whole, shard_clips=3)
+    for name, error in read_index(Place(tmp_path)).summary.errors.items():
+        exact = getattr(whole, name).double()
+        assert error == pytest.approx(((exact.bfloat16().double() - exact).norm() / exact.norm()).item(), rel=1e-9)
+    write_cache(_fresh(tmp_path / "exact"), KEY, whole)
+    assert set(read_index(Place(tmp_path / "exact")).summary.errors.values()) == {0.0}
+
+
+def _fresh(folder):
+    folder.mkdir()
+    return folder
+
+
+def test_an_empty_batch_can_be_stored():
+    empty = torch.zeros(0, 3, 4)
+    for storage in ("float32", "bfloat16", "float8_e4m3fn"):
+        assert restore(store(empty, storage)).shape == (0, 3, 4)
+
+
+def test_what_a_clip_takes(tmp_path, whole):
+    for storage in ("float32", "bfloat16", "float8_e4m3fn"):
+        folder = tmp_path / storage
+        write_cache(folder, replace(KEY, storage=storage), whole)
+        with safe_open(folder / shard_name(0), "pt") as shard:
+            stored = sum(shard.get_tensor(name).nbytes for name in TENSORS)
+        assert stored == 10 * clip_bytes(SHAPES, storage)
+
+
+# -- who may read and write -------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("other", "field"),
     [
         (replace(KEY, generator=replace(KEY.generator, path="z")), "generator.path = 'a', not 'z'"),
+        (replace(KEY, generator=replace(KEY.generator, path="a@v2")), "generator.path = 'a', not 'a@v2'"),
         (replace(KEY, vlm=replace(KEY.vlm, dtype="bfloat16")), "vlm.dtype = 'float32', not 'bfloat16'"),
         (replace(KEY, video=replace(KEY.video, fps=9.0)), "video.fps = 8.0, not 9.0"),
         (replace(KEY, clips="c2"), "clips = 'c1', not 'c2'"),
+        (replace(KEY, storage="bfloat16"), "storage = 'float32', not 'bfloat16'"),
+        (replace(KEY, uncaptioned="empty"), "uncaptioned = '', not 'empty'"),
         (replace(KEY, generator_weights="w3"), "generator_weights = 'w1', not 'w3'"),
         (replace(KEY, vlm_weights="w3"), "vlm_weights = 'w2', not 'w3'"),
     ],
 )
 def test_another_key_is_refused_by_its_field(other, field, folder):
-    for refuse in (check_key, CacheWriter):
-        with pytest.raises(TransporterError) as error:
-            refuse(folder, other)
-        assert field in str(error.value)
-    check_key(folder, KEY)
-    check_key(folder, replace(KEY, generator_weights="", vlm_weights=""))  # not known yet
+    with pytest.raises(TransporterError) as error:
+        check_key(folder, other)
+    assert field in str(error.value)
+    assert check_key(folder, KEY).key == KEY
+    assert check_key(folder, replace(KEY, generator_weights="", vlm_weights="")).key == KEY  # not known yet
+
+
+def test_a_cache_without_a_shard_binds_nobody(folder):
+    for shard in folder.glob("shard-*"):
+        shard.unlink()
+    assert check_key(folder, replace(KEY, clips="c2")) is None
 
 
 def test_what_is_no_cache_is_left_alone(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     for place in (tmp_path, tmp_path / "notes.txt"):
         with pytest.raises(TransporterError, match="is not empty and no latent cache"):
-            CacheWriter(place, KEY)
+            check_key(place, KEY)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
-def test_an_unfinished_cache_is_refused(tmp_path, batches):
+def test_a_cache_of_an_older_version_is_told(tmp_path):
+    (tmp_path / "index.json").write_text("{}")
+    for read in (LatentCache, lambda place: check_key(place, KEY)):
+        with pytest.raises(TransporterError, match="an older version wrote"):
+            read(tmp_path)
+
+
+def test_an_unfinished_cache_is_refused(tmp_path, whole):
     with pytest.raises(TransporterError, match=r"no latent cache in .*; run `transporter encode"):
         LatentCache(tmp_path)
-    writer = CacheWriter(tmp_path, KEY, shard_bytes=1)
-    writer.add(batches[0], [], 3)
+    write_cache(tmp_path, KEY, whole, finished=False)
     with pytest.raises(TransporterError, match=r"an unfinished latent cache in .*; run `transporter encode"):
         LatentCache(tmp_path)
-    writer.finish()
-    _assert_same(LatentCache(tmp_path)[[0, 1, 2]], batches[0])
 
 
-def test_a_cache_of_nothing_is_not_finished(tmp_path):
-    broken = [BrokenClip("a", "it is gone"), BrokenClip("b", "it is cut")]
-    for _ in range(2):  # no clip is listed twice when it is tried again
-        writer = CacheWriter(tmp_path, KEY)
-        assert writer.start == 0
-        writer.add(None, broken, 2)
-        assert writer.finish().broken == tuple(broken)
-    with pytest.raises(TransporterError, match="unfinished"):
-        LatentCache(tmp_path)
-
-
-@pytest.mark.parametrize(
-    "content", ["{", "[]", "3", '{"key": {}}', '{"key": {"generator": 1, "vlm": 1, "video": 1, "clips": ""}}']
-)
-def test_a_damaged_index_is_an_error(content, folder):
-    (folder / "index.json").write_text(content)
-    for read in (LatentCache, lambda place: CacheWriter(place, KEY)):
-        with pytest.raises(TransporterError, match=r"index\.json in .* can't be read"):
-            read(folder)
-
-
-def _cut(path):
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def _header(path):
-    path.write_bytes(b"\xff" * 8 + path.read_bytes()[8:])
-
-
-def _flip(path):
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize("spoil", [_cut, _header, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
-def test_a_damaged_shard_is_noticed_when_reading(spoil, folder):
-    spoil(folder / "shard-00001.safetensors")
-    with pytest.raises(TransporterError, match=r"shard-00001\.safetensors in .* is damaged"):
+def test_a_cache_of_a_newer_version_is_told(folder):
+    text = (folder / MANIFEST).read_text()
+    (folder / MANIFEST).write_text(text.replace('"format": 2', '"format": 3'))
+    with pytest.raises(TransporterError, match="has format 3, and this version reads 2; install a newer one"):
         LatentCache(folder)
 
 
-@pytest.mark.parametrize("spoil", [_cut, _header, _flip, lambda path: path.unlink()])
-def test_a_damaged_shard_is_noticed_when_encoding_goes_on(spoil, folder):
-    spoil(folder / "shard-00001.safetensors")
-    with pytest.raises(TransporterError, match=r"shard-00001\.safetensors' is damaged or gone"):
-        CacheWriter(folder, KEY)
+@pytest.mark.parametrize("text", ["", "[]", '{"key": {}}', '{"key": 1, "shapes": {}}', "\x00"])
+def test_a_damaged_manifest_is_told(text, folder):
+    (folder / MANIFEST).write_text(text)
+    with pytest.raises(TransporterError, match=rf"cache: {MANIFEST} in .* can't be read"):
+        LatentCache(folder)
 
 
-def test_a_shard_that_is_not_listed_is_written_again(folder, batches):
-    """As after a power cut between the shard and the index."""
-    index = json.loads((folder / "index.json").read_text())
-    lost = index["shards"].pop()
-    (folder / "index.json").write_text(json.dumps({**index, "complete": False}))
-    _cut(folder / lost["file"])
-    writer, whole = CacheWriter(folder, KEY), _join(batches)
-    assert writer.start == index["shards"][-1]["end"] < 10
-    rest = slice(writer.start, None)
-    tensors = [getattr(whole, name)[rest] for name in TENSORS]
-    writer.add(Encoded(whole.ids[rest], whole.captions[rest], *tensors), [], 10)
-    assert writer.finish().shards[-1].file == lost["file"]
-    _assert_same(LatentCache(folder)[list(range(10))], whole)
+@pytest.mark.parametrize("spoilt", [b"", b"\0" * 100, None])
+def test_a_damaged_index_is_told(spoilt, folder):
+    content = (folder / INDEX).read_bytes()
+    (folder / INDEX).write_bytes(content[:-3] if spoilt is None else spoilt)
+    with pytest.raises(TransporterError, match=rf"path: {INDEX} in .* is damaged .* delete that file"):
+        LatentCache(folder)
 
 
-def test_captions_of_a_clip_stay_on_one_side(tmp_path):
-    names = [f"clip_{clip}#{number}" for clip in range(20) for number in range(3)]
-    data = _items(names, tmp_path)
-    train, val = data.split
-    assert sorted(train + val) == list(range(60))
-    assert len(val) == 6
-    assert not {names[i].split("#")[0] for i in train} & {names[i].split("#")[0] for i in val}
-    assert data.split == CacheDataModule(tmp_path, val_fraction=0.1).split
+# -- damage -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("fraction", "count"), [(0.01, 1), (0.5, 5), (0.99, 9)])
-def test_both_sides_hold_a_clip(fraction, count, folder):
-    train, val = CacheDataModule(folder, val_fraction=fraction).split
-    assert (len(train), len(val)) == (10 - count, count)
+def _spoil(file, at, to=None):
+    with file.open("r+b") as opened:
+        opened.seek(at)
+        old = opened.read(1)
+        opened.seek(at)
+        opened.write(bytes([old[0] ^ 1]) if to is None else to)
 
 
-def test_one_clip_can_not_be_split(tmp_path):
-    with pytest.raises(TransporterError, match=r"holds 1 clip\(s\)"):
-        _ = _items(["a#0", "a#1"], tmp_path).split
+def _cut(file):
+    os.truncate(file, file.stat().st_size - 1)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_loaders_give_every_clip_once(workers, folder):
-    data = CacheDataModule(folder, batch_size=4, val_fraction=0.5, num_workers=workers)
-    ids = data.cache.ids
-    for held_out in (data.val_dataloader(), data.test_dataloader()):
-        assert [name for batch in held_out for name in batch.ids] == [ids[i] for i in data.split[1]]
-    loader = data.train_dataloader()
-    for _ in range(2):
-        batches = list(loader)
-        assert [len(batch.ids) for batch in batches] == [4, 1]
-        assert sorted(name for b in batches for name in b.ids) == sorted(ids[i] for i in data.split[0])
-        for batch in batches:
-            _assert_same(batch, data.cache[[ids.index(name) for name in batch.ids]])
+@pytest.mark.parametrize("harm", [lambda f: f.unlink(), _cut, lambda f: f.write_bytes(b""), lambda f: _spoil(f, 100)])
+def test_a_shard_that_is_missing_cut_or_spoilt_in_its_header_is_told_when_it_is_read(harm, folder, whole):
+    harm(folder / shard_name(1))
+    cache = LatentCache(folder)
+    _assert_same(cache[[0, 1, 2, 9]], _rows(whole, [0, 1, 2, 9]))
+    with pytest.raises(TransporterError, match=r"path: shard-0000001\.safetensors in .* is damaged or missing"):
+        cache[[0, 4]]
 
 
-def test_training_clips_are_shuffled(tmp_path):
-    data = _items([str(clip) for clip in range(100)], tmp_path)
-    torch.manual_seed(0)
-    first, second = ([name for batch in data.train_dataloader() for name in batch.ids] for _ in range(2))
-    assert first != second
-    assert first != sorted(first, key=int)
+def _rows(encoded, rows):
+    ids, captions = (tuple(getattr(encoded, field)[row] for row in rows) for field in ("ids", "captions"))
+    return Encoded(ids, captions, **{name: getattr(encoded, name)[rows] for name in TENSORS})
+
+
+@settings(max_examples=30, deadline=None)
+@given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_a_check_finds_every_bit_that_has_turned(at, bit, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("turned")
+    write_cache(folder, replace(KEY, storage="float8_e4m3fn"), _encoded(2))
+    index, file = read_index(Place(folder)), folder / shard_name(0)
+    content = bytearray(file.read_bytes())
+    content[int(at * len(content))] ^= 1 << bit
+    file.write_bytes(content)
+    with pytest.raises(TransporterError, match="is damaged or missing"):
+        Shard(Place(folder), 0, digest=index.digests[0].numpy().tobytes()).check()
+
+
+def test_only_whole_shards_count_as_finished(folder):
+    manifest = read_manifest(Place(folder))
+    _cut(folder / shard_name(2))
+    (folder / shard_name(0)).unlink()
+    assert finished(Place(folder), manifest) == {1, 3}
+    with pytest.raises(TransporterError, match="shard-0000000"):
+        write_index(folder, manifest)
+
+
+def test_the_same_clips_give_the_same_bytes(folder, tmp_path, whole):
+    other = tmp_path / "other"
+    write_cache(other, KEY, whole, shard_clips=3)
+    for file in sorted(folder.iterdir()):
+        assert file.read_bytes() == (other / file.name).read_bytes()
+
+
+def test_a_shard_of_broken_clips_alone(tmp_path, whole):
+    manifest = write_cache(tmp_path, KEY, whole, shard_clips=4)
+    broken = [BrokenClip(name, "it is gone") for name in whole.ids[4:8]]
+    writer = ShardWriter(SHAPES, "float32")
+    writer.leave_out(broken)
+    writer.write(tmp_path, 1)
+    summary, found = write_index(tmp_path, manifest)
+    assert (summary.clips, summary.broken, found) == (6, 4, broken)
+    _assert_same(LatentCache(tmp_path)[list(range(6))], _rows(whole, [0, 1, 2, 3, 8, 9]))
+
+
+def test_stray_files_are_those_that_the_cache_does_not_have(folder):
+    manifest = read_manifest(Place(folder))
+    (folder / ".part-x").mkdir()
+    (folder / shard_name(4)).write_bytes(b"")
+    (folder / "notes.txt").write_text("mine")
+    assert [file.name for file in stray_files(folder, manifest)] == [".part-x", shard_name(4)]
+
+
+# -- folders and buckets ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bucket(folder):
+    """The same cache in fsspec's memory, which is asked as a bucket is."""
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/bucket/cache", recursive=True)
+    yield "memory://bucket/cache"
+    memory.rm("/bucket", recursive=True)
+
+
+def test_a_bucket_is_read_like_a_folder(bucket, folder):
+    cache = LatentCache(bucket)
+    _assert_same(cache[[9, 0, 4]], LatentCache(folder)[[9, 0, 4]])
+    assert (cache.path, len(cache)) == (bucket, 10)
+    _assert_same(pickle.loads(pickle.dumps(cache))[[2]], cache[[2]])
+    with pytest.raises(TransporterError, match="no latent cache in 'memory://bucket/none'"):
+        LatentCache("memory://bucket/none")
+
+
+def test_a_bucket_gives_the_bytes_of_a_batch_and_no_others(bucket, monkeypatch):
+    cache, asked, read = LatentCache(bucket), [], Place.read
+    cache[list(range(10))]  # headers are read
+    monkeypatch.setattr(Place, "read", lambda place, spans: asked.append(spans) or read(place, spans))
+    cache[[0, 9]]
+    (spans,) = asked
+    assert sum(stop - start for _, start, stop in spans) == 2 * clip_bytes(SHAPES, "float32")
+
+
+def test_a_damaged_bucket_is_told(bucket):
+    memory = fsspec.filesystem("memory")
+    memory.rm("/bucket/cache/shard-0000001.safetensors")
+    with pytest.raises(TransporterError, match=r"shard-0000001\.safetensors in 'memory.* is damaged or missing"):
+        LatentCache(bucket)[4]
+
+
+def test_an_unknown_kind_of_url_is_refused():
+    with pytest.raises(TransporterError, match=r"path: 'nowhere://cache' can't be read"):
+        LatentCache("nowhere://cache")
+
+
+def test_a_cache_of_many_shards_keeps_few_files_open(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(places, "MAPPED", 4)
+    write_cache(tmp_path, KEY, joined([_encoded(20, seed) for seed in range(3)]), shard_clips=1)
+    cache, before = LatentCache(tmp_path), len(list(Path("/proc/self/fd").iterdir()))
+    for row in itertools.chain(range(60), range(59, 0, -7)):
+        assert cache[row].ids == (f"clip{row // 20}-{row % 20}",)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 5
 
 
 def test_a_cache_travels_to_workers_without_its_files(folder):
     cache = LatentCache(folder)
+    cache[0]
     there = pickle.loads(pickle.dumps(cache))
+    assert not there.place._mapped
     _assert_same(there[[9, 0]], cache[[9, 0]])
 
 
-def test_token_statistics_are_those_of_the_training_clips(tmp_path):
-    written = _encoded([str(clip) for clip in range(150)])
-    written = replace(written, tokens=written.tokens * torch.tensor([0, 1e-2, 1, 1, 5, 9, 1]) + 1000)
-    _write(tmp_path, [written])
-    data = CacheDataModule(tmp_path)
-    tokens = written.tokens[data.split[0]].double().flatten(0, 1)
-    mean, deviation = data.token_statistics()
-    torch.testing.assert_close(mean, tokens.mean(0).float())
-    torch.testing.assert_close(deviation, tokens.std(0, correction=0).float(), atol=1e-7, rtol=1e-5)
-    assert deviation[0] == 0
+def test_it_opens_no_shard_before_a_clip_is_asked_for(folder):
+    for number in range(1, 4):
+        (folder / shard_name(number)).unlink()
+    assert len(LatentCache(folder)) == 10
+    assert LatentCache(folder)[2].ids == ("clip0-2",)
 
 
-def test_shapes_and_origin_are_those_of_the_cache(folder):
-    data = CacheDataModule(folder)
-    assert data.shapes == SHAPES
-    assert data.origin == Origin("a", "b", KEY.video, "w1", "w2")
-
-
-def test_a_cache_with_one_fingerprint_of_both_models_still_loads(folder):
-    index = json.loads((folder / "index.json").read_text())
-    for name in ("generator_weights", "vlm_weights"):
-        del index["key"][name]
-    index["key"]["weights"] = "w"
-    (folder / "index.json").write_text(json.dumps(index))
-    assert CacheDataModule(folder).origin == Origin("a", "b", KEY.video)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch_size": 0}, "batch_size: 0 is below 1"),
-        ({"val_fraction": 0.0}, "val_fraction: 0.0 is not between"),
-        ({"val_fraction": 1.0}, "val_fraction: 1.0 is not between"),
-        ({"val_fraction": float("nan")}, "val_fraction: nan is not between"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(options, message, tmp_path):
-    with pytest.raises(TransporterError) as error:
-        CacheDataModule(tmp_path, **options)
-    assert message in str(error.value)
+def test_nothing_in_a_cache_is_unpickled(folder):
+    names = {file.suffix for file in folder.iterdir()}
+    assert names == {".json", ".safetensors"}
+    shutil.copytree(folder, folder.parent / "moved")
+    assert json.loads((folder / MANIFEST).read_text())["format"] == 2
+    assert len(LatentCache(folder.parent / "moved")) == 10
