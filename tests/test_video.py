@@ -307,12 +307,12 @@ def test_a_frame_that_its_codec_only_guesses_is_an_error(tmp_path):
     pictures = np.random.default_rng(0).integers(0, 256, (6, 64, 64, 3), dtype=np.uint8)
     _write(path, pictures, range(6), kind=("libx264", "yuv420p", {"crf": "20", "bf": "0"}))
     with av.open(str(path)) as container:
-        packet = [packet for packet in container.demux(video=0) if packet.size][4]
+        packet = [packet for packet in container.demux(video=0) if packet.size][3]
         begin, size = packet.pos, packet.size
     data = bytearray(path.read_bytes())
-    data[begin + size // 2 : begin + size] = bytes(size - size // 2)
+    data[begin + 20 : begin + size] = bytes(size - 20)
     path.write_bytes(data)
-    assert read_video(path, VideoSpec(3, 64, 64, 24)).shape[0] == 3
+    assert len(read_video(path, VideoSpec(2, 64, 64, 24))) == 2  # frames before it
     with pytest.raises(TransporterError, match=r"clip\.mkv' has a damaged frame"):
         read_video(path, VideoSpec(6, 64, 64, 24))
 
