@@ -1,4 +1,4 @@
-"""Reads annotation files as what they are in, JSON or a table, with the place of each row for error messages."""
+"""Reads annotation files as what they are, JSON or a table, with the place of each row for error messages."""
 
 from __future__ import annotations
 
@@ -61,13 +61,48 @@ def read_table(
         raise TransporterError(msg) from error
 
 
-def check_choice(field: str, value: str, choices: object) -> None:
+def read_lines(field: str, path: str | Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Objects of a file with one in JSON a line, each with its place in the file; empty lines are passed over.
+
+    Args:
+        field: The argument that names the file, for the errors.
+        path: The file, in UTF-8.
+        columns: Names that every object has to have.
+
+    Raises:
+        TransporterError: If it can't be read, or a line is no such object.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, 1):
+                place = f"{field}: {str(path)!r}, line {number}"
+                if line.strip():
+                    yield place, _object(line, columns, place)
+    except (OSError, UnicodeDecodeError) as error:
+        msg = f"{field}: {str(path)!r} can't be read ({error}); give lines of JSON in UTF-8"
+        raise TransporterError(msg) from error
+
+
+def _object(line: str, columns: Sequence[str], place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        msg = f"{place} is no JSON ({error}); correct or remove it"
+        raise TransporterError(msg) from error
+    lacking = [name for name in columns if not isinstance(row, dict) or name not in row]
+    if lacking:
+        msg = f"{place}: no {lacking[0]!r} in it; give an object with {', '.join(columns)}"
+        raise TransporterError(msg)
+    return dict(row)
+
+
+def check_choice(field: str, value: str | int, choices: object) -> None:
     """Refuse a value that is none of a ``Literal``'s.
 
     Raises:
         TransporterError: Naming those that there are.
     """
-    known = get_args(choices)
-    if value not in known:
+    if value not in get_args(choices):
+        known = [str(choice) for choice in get_args(choices)]
         msg = f"{field}: unknown {value!r}.{did_you_mean(str(value), known)} Known: {', '.join(known)}"
         raise TransporterError(msg)
