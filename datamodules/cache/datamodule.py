@@ -57,11 +57,13 @@ class CacheDataModule(L.LightningDataModule):
             raise TransporterError(msg)
         self.paths, self.val_paths = _listed("path", path), [] if val_path is None else _listed("val_path", val_path)
         self.batch_size, self.val_fraction, self.num_workers = batch_size, val_fraction, num_workers
+        self._training: Batches | None = None
+        self._loaded: dict[str, int] = {}
 
-    @cached_property
-    def seed(self) -> int:
-        """Seed of the order: that of ``seed_everything``, or of the run that goes on."""
-        return int(os.environ.get("PL_GLOBAL_SEED", "0"))
+    def setup(self, stage: str) -> None:
+        """Open the caches before anything else takes time; a training begins at the first clip, or where it is told."""
+        _ = self.split
+        self._training, self._loaded = None, {}
 
     @cached_property
     def cache(self) -> JoinedCaches:
@@ -127,7 +129,11 @@ class CacheDataModule(L.LightningDataModule):
         if overfit := getattr(self.trainer, "overfit_batches", 0):
             msg = f"overfit_batches: {overfit}, for which Lightning would take clips one by one; leave it out, and "
             raise TransporterError(msg + "encode few clips (--data.limit) to overfit them")
-        return self._loader(ResumableLoader, self.cache, self._batches(self.split[0], shuffle=True))
+        state = self.state_dict()
+        self._training = self._batches(self.split[0], shuffle=True)
+        if state:
+            self._training.load_state_dict(state)
+        return self._loader(ResumableLoader, self.cache, self._training)
 
     def val_dataloader(self) -> DataLoader[Encoded]:
         """Batches of validation clips, always in the same order."""
@@ -138,16 +144,20 @@ class CacheDataModule(L.LightningDataModule):
         return self.val_dataloader()
 
     def state_dict(self) -> dict[str, int]:
-        """The order's seed, which Lightning does not ask the loader for at the end of an epoch."""
-        return {"seed": self.seed}
+        """Where the training stands.
+
+        Lightning asks the loader too, but drops its answer where a training was stopped at the end of an epoch.
+        """
+        return self._loaded if self._training is None else self._training.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on in the same order."""
-        self.seed = state_dict["seed"]
+        """Go on there."""
+        self._loaded = state_dict
 
     def _batches(self, clips: Selection, shuffle: bool = False) -> Batches:
         """What this process takes of the clips."""
-        batches = partial(Batches, clips, self.batch_size, self.seed, shuffle)
+        seed = int(os.environ.get("PL_GLOBAL_SEED", "0"))  # that of ``seed_everything``
+        batches = partial(Batches, clips, self.batch_size, seed, shuffle)
         if self.trainer is None:
             return batches()
         return batches(self.trainer.accumulate_grad_batches, self.trainer.world_size, self.trainer.global_rank)

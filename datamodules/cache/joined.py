@@ -27,7 +27,7 @@ class JoinedCaches(Dataset[Encoded]):
 
     Attributes:
         caches: The caches.
-        key: What made the first; of their keys, only ``clips`` may differ.
+        key: What made the first; only ``clips`` and ``uncaptioned`` may differ in the others'.
         shapes: Shapes of one clip's encodings.
 
     Raises:
@@ -100,7 +100,8 @@ def _put(parts: dict[tuple[int, ...], Tensor]) -> Tensor:
 
 def _check_alike(first: LatentCache, other: LatentCache) -> None:
     """Refuse to mix caches that were made in different ways."""
-    differing = first_difference(first.key, replace(other.key, clips=""))
+    # other clips, and whether they had captions, are the reason to join caches
+    differing = first_difference(first.key, replace(other.key, clips="", uncaptioned=""))
     if differing is not None:
         field, was, now = differing
         msg = f"path: {first.path!r} was made with {field} = {was!r}, {other.path!r} with {now!r}; "

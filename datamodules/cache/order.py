@@ -1,4 +1,4 @@
-"""The order in which a training sees its clips: a pure function of (seed, epoch, position), which nobody has to list.
+"""The order in which a training sees its clips: a pure function of the seed and the position, which nobody has to list.
 
 So memory and start-up do not grow with the data set, a training goes on in the middle of an epoch without reading what
 came before, and any number of processes shares one order.
@@ -98,7 +98,8 @@ class Batches(DistributedSampler[list[tuple[int, int]]]):
     the end of an epoch. Otherwise every clip comes once, with its first caption, and the last batch is divided as
     evenly as possible: a clip is repeated only for a process that would have none.
 
-    A ``DistributedSampler`` for Lightning's sake, which puts its own in the place of any other.
+    A ``DistributedSampler`` for Lightning's sake, which puts its own in the place of any other. Epochs are counted
+    here, as Lightning counts one too many after a checkpoint at the end of one.
 
     Args:
         clips: What is sampled.
@@ -110,8 +111,7 @@ class Batches(DistributedSampler[list[tuple[int, int]]]):
         rank: Which of them this is.
 
     Attributes:
-        start: Position in the epoch at which the next pass begins; those after it begin at 0.
-        taken: Positions that all processes together have used of the epoch.
+        taken: Positions that all processes together have used, of all epochs; where the next pass begins.
     """
 
     def __init__(
@@ -126,55 +126,50 @@ class Batches(DistributedSampler[list[tuple[int, int]]]):
     ) -> None:
         super().__init__(clips, processes, rank, shuffle, seed)  # type: ignore[arg-type]
         self.clips, self.batch_size, self.together = clips, batch_size, processes * batch_size
-        self.accumulate = accumulate if shuffle else 1
-        self.start = self.taken = 0
+        self.accumulate, self.taken = accumulate if shuffle else 1, 0
 
     def __len__(self) -> int:
         """Batches an epoch, of each process."""
         return -(-len(self.clips) // (self.together * self.accumulate)) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """The rest of the epoch."""
-        start, self.start = self.start, 0
-        for number in range(start // self.together, len(self)):
+        """As many batches as an epoch has."""
+        first = self.taken // self.together
+        for number in range(first, first + len(self)):
             yield self.batch(number)
 
     def batch(self, number: int) -> list[tuple[int, int]]:
-        """What this process takes as one of the epoch's batches."""
+        """What this process takes as one of the batches of all epochs."""
+        epoch, number = divmod(number, len(self))
         rows = self._positions(number)
         if not self.shuffle:
             return [(clip, 0) for clip in self.clips(rows).tolist()]
-        chosen = self.clips(Permutation(len(self.clips), f"clips-{self.seed}-{self.epoch}")(rows))
-        draws = mixed(chosen, keys_of(f"captions-{self.seed}-{self.epoch}")[0]) >> np.uint64(1)
+        chosen = self.clips(Permutation(len(self.clips), f"clips-{self.seed}-{epoch}")(rows))
+        draws = mixed(chosen, keys_of(f"captions-{self.seed}-{epoch}")[0]) >> np.uint64(1)
         return list(zip(chosen.tolist(), draws.tolist(), strict=True))
-
-    def set_epoch(self, epoch: int) -> None:
-        """Begin another epoch; the one that is under way goes on where it is."""
-        if epoch != self.epoch:
-            self.epoch, self.start, self.taken = epoch, 0, 0
 
     def state_dict(self) -> dict[str, int]:
         """Where the training stands, and in which order; the same in all processes."""
-        state = {name: getattr(self, name) for name in ("seed", "epoch", "taken", "batch_size")}
-        size = {"clips": len(self.clips), "positions": len(self) * self.together}
-        return {**state, **size, "processes": self.num_replicas}
+        epoch, taken = divmod(self.taken, len(self) * self.together)
+        state = {"seed": self.seed, "epoch": epoch, "taken": taken, "clips": len(self.clips)}
+        return {**state, "batch_size": self.batch_size, "processes": self.num_replicas}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on where a training stood.
 
         Raises:
-            TransporterError: If batches of this size don't end there, or the data set has another size.
+            TransporterError: If it stood in the middle of an epoch, and no batch of this size ends there, or the data
+                set has another size.
         """
         taken, was = state["taken"], f"{state['batch_size']} on {state['processes']} process(es)"
-        inside = 0 < taken < state["positions"]
-        if inside and state["clips"] != len(self.clips):
+        if taken and state["clips"] != len(self.clips):
             msg = f"path: the checkpoint stands in the middle of {state['clips']} training clips, not {len(self.clips)}"
             raise TransporterError(msg + "; give the caches that it was trained on")
-        if inside and taken % self.together:
+        if taken % self.together:
             msg = f"batch_size: {self.batch_size} on {self.num_replicas} process(es), but the checkpoint stands after "
             msg += f"{taken} clips of its epoch, in batches of {was}; take those, or what divides {taken} together"
             raise TransporterError(msg)
-        self.seed, self.epoch, self.start, self.taken = state["seed"], state["epoch"], taken, taken
+        self.seed, self.taken = state["seed"], state["epoch"] * len(self) * self.together + taken
 
     def _positions(self, number: int) -> Numbers:
         """Positions of the epoch's order."""
@@ -187,15 +182,11 @@ class Batches(DistributedSampler[list[tuple[int, int]]]):
 
 
 class ResumableLoader(DataLoader[Encoded]):
-    """A loader of ``Batches`` that a checkpoint remembers; Lightning asks it, in the middle of an epoch.
-
-    Batches that workers have read ahead do not count as taken.
-    """
+    """A loader of ``Batches`` that knows how many were taken; those that workers have read ahead do not count."""
 
     def __iter__(self) -> Iterator[Encoded]:  # type: ignore[override]
-        """The rest of the epoch; it begins with the first batch, as Lightning asks for it before it sets the epoch."""
+        """As many batches as an epoch has, from where the last pass was left."""
         order = cast(Batches, self.sampler)
-        order.taken = order.start
         for batch in super().__iter__():
             order.taken += order.together
             yield batch
@@ -208,6 +199,6 @@ class ResumableLoader(DataLoader[Encoded]):
         """Go on there, without reading what came before.
 
         Raises:
-            TransporterError: If batches of this size don't end there, or the data set has another size.
+            TransporterError: As ``Batches`` says.
         """
         cast(Batches, self.sampler).load_state_dict(state_dict)

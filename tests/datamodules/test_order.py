@@ -15,7 +15,7 @@ from transporter_pl.errors import TransporterError
 
 counts = st.integers(1, 40)
 names = st.text(max_size=8)
-STATE = {"seed": 7, "epoch": 2, "taken": 24, "batch_size": 4, "processes": 3, "clips": 100, "positions": 108}
+STATE = {"seed": 7, "epoch": 2, "taken": 24, "clips": 100, "batch_size": 4, "processes": 3}
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ def _clips(batches):
 
 
 def _together(selection, batch_size, processes, epoch=0, **options):
-    """The batches of every step, those of all processes joined."""
+    """An epoch's batches, those of all processes joined."""
     ranks = [Batches(selection, batch_size, processes=processes, rank=r, **options) for r in range(processes)]
     for batches in ranks:
-        batches.set_epoch(epoch)
+        batches.taken = epoch * len(batches) * batch_size * processes
     return [[item for batch in step for item in batch] for step in zip(*ranks, strict=True)]
 
 
@@ -134,9 +134,9 @@ def test_validation_takes_every_clip_once_in_order(count, batch_size, processes)
 
 def test_epochs_and_seeds_have_orders_and_captions_of_their_own():
     def epoch(seed, number):
-        batches = Batches(Selection(range(50)), 5, seed, shuffle=True)
-        batches.set_epoch(number)
-        return [item for batch in batches for item in batch]
+        return [
+            item for batch in _together(Selection(range(50)), 5, 1, number, seed=seed, shuffle=True) for item in batch
+        ]
 
     assert epoch(0, 0) == epoch(0, 0)
     orders = [epoch(0, 0), epoch(0, 1), epoch(1, 0)]
@@ -147,60 +147,53 @@ def test_epochs_and_seeds_have_orders_and_captions_of_their_own():
     assert Counter(draw % 2 for draw in dict(orders[0]).values())[0] in range(12, 39)
 
 
-@given(counts, st.integers(1, 4), st.integers(0, 9))
-def test_an_epoch_goes_on_where_it_stood(count, batch_size, step):
-    options = {"batch_size": batch_size, "shuffle": True}
+def _loader(batches, workers=0):
+    options = {"num_workers": workers, "persistent_workers": workers > 0}
+    return ResumableLoader(Items(), batch_size=None, sampler=batches, **options)
+
+
+@given(counts, st.integers(1, 4), st.integers(1, 3), st.integers(0, 30))
+def test_a_training_goes_on_where_it_stood(count, batch_size, accumulate, steps):
+    options = {"batch_size": batch_size, "shuffle": True, "accumulate": accumulate}
     batches = Batches(Selection(range(count)), seed=5, **options)
-    batches.set_epoch(1)
-    whole = list(batches)
-    step = min(step, len(whole))
-    loader = ResumableLoader(Items(), batch_size=None, sampler=batches)
-    for _ in zip(range(step), loader, strict=False):
-        pass
-    again = ResumableLoader(Items(), batch_size=None, sampler=Batches(Selection(range(count)), **options))
+    expected = [batches.batch(number) for number in range(steps + len(batches))]
+    loader, taken = _loader(batches), []
+    while len(taken) < steps:
+        taken += [batch.items for _, batch in zip(range(steps - len(taken)), loader, strict=False)]
+    again = _loader(Batches(Selection(range(count)), **options))
     again.load_state_dict(loader.state_dict())
     assert again.state_dict() == loader.state_dict()
-    again.sampler.set_epoch(1)
-    assert [batch.items for batch in again] == whole[step:]
-    assert [batch.items for batch in again] == whole
-
-
-def test_another_epoch_begins_at_its_beginning():
-    batches = Batches(Selection(range(100)), 3, shuffle=True)
-    batches.load_state_dict({**STATE, "epoch": 0, "taken": 6})
-    batches.set_epoch(1)
-    assert batches.taken == 0
-    assert len(list(batches)) == 34
+    assert taken + [batch.items for batch in again] == expected
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_that_workers_read_ahead_do_not_count(workers):
     batches = Batches(Selection(range(40)), 2, shuffle=True)
-    loader = ResumableLoader(
-        Items(), batch_size=None, sampler=batches, num_workers=workers, persistent_workers=workers > 0
-    )
-    for epoch in range(2):
-        waiting = iter(loader)  # as Lightning does, which sets the epoch after it
-        batches.set_epoch(epoch)
-        first = [next(waiting).items for _ in range(3)]
-        assert loader.state_dict() == {
-            "seed": 0, "epoch": epoch, "taken": 6, "batch_size": 2, "processes": 1, "clips": 40, "positions": 40,
-        }  # fmt: skip
-        assert first == [batches.batch(step) for step in range(3)]
+    loader = _loader(batches, workers)
+    for taken in (0, 3, 6):
+        waiting = iter(loader)
+        assert [next(waiting).items for _ in range(3)] == [batches.batch(taken + number) for number in range(3)]
+        place = {"seed": 0, "epoch": 0, "taken": 2 * taken + 6, "clips": 40}
+        assert loader.state_dict() == {**place, "batch_size": 2, "processes": 1}
+    assert len(list(loader)) == 20  # over the end of an epoch
+    assert (loader.state_dict()["epoch"], loader.state_dict()["taken"]) == (1, 18)
 
 
 def test_it_goes_on_with_other_batches_where_they_fit():
-    def at(batch_size, processes, taken=24):
-        ranks = [Batches(Selection(range(100)), batch_size, 0, True, 1, processes, rank) for rank in range(processes)]
+    def after(batch_size, processes, accumulate):
+        shared = Selection(range(100)), batch_size, 0, True, accumulate, processes
+        ranks = [Batches(*shared, rank) for rank in range(processes)]
         for batches in ranks:
-            batches.load_state_dict({**STATE, "taken": taken})
-            batches.set_epoch(2)
-        return [item for step in zip(*ranks, strict=True) for batch in step for item in batch][: 100 - taken]
+            batches.load_state_dict(STATE)
+        return [item for step in zip(*ranks, strict=True) for batch in step for item in batch][:76]
 
-    assert at(12, 1) == at(6, 2) == at(4, 3) == at(2, 3)
-    for other in ((10, 1), (3, 3)):
+    expected = after(4, 3, 1)
+    assert sorted(clip for clip, _ in expected) == sorted({clip for clip, _ in expected})
+    for other in ((12, 1, 1), (6, 2, 5), (2, 3, 1), (24, 1, 2)):
+        assert after(*other) == expected
+    for other in ((10, 1, 1), (3, 3, 1)):
         with pytest.raises(TransporterError) as error:
-            at(*other)
+            after(*other)
         assert f"batch_size: {other[0]} on {other[1]} process(es)" in str(error.value)
         assert "after 24 clips of its epoch, in batches of 4 on 3 process(es)" in str(error.value)
 
@@ -209,9 +202,8 @@ def test_another_data_set_is_refused_in_the_middle_of_an_epoch():
     batches = Batches(Selection(range(90)), 4, shuffle=True)
     with pytest.raises(TransporterError, match="in the middle of 100 training clips, not 90"):
         batches.load_state_dict(STATE)
-    batches.load_state_dict({**STATE, "taken": 108})  # at an end any data may follow
-    batches.set_epoch(3)
-    assert len(list(batches)) == 23
+    batches.load_state_dict({**STATE, "taken": 0})
+    assert batches.state_dict()["epoch"] == 2
 
 
 def test_lightning_leaves_the_sampler_alone():
