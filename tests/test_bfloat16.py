@@ -10,7 +10,7 @@ from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.coupling.config import CouplingOptions
 from transporter_pl.coupling.network import CouplingNetwork
-from transporter_pl.datamodules.cache import CacheDataModule
+from transporter_pl.datamodules.cache.datamodule import CacheDataModule
 from transporter_pl.datamodules.encode import encode_videos
 from transporter_pl.datamodules.shapemotion.files import write_clips
 from transporter_pl.datamodules.vatex import VatexClips
@@ -33,7 +33,7 @@ def data(half, tmp_path_factory):
     write_clips(folder / "clips", 4, half.video)
     clips = VatexClips(folder / "clips", folder / "clips" / "annotations.json", half.video, "first")
     encode_videos(clips, half.generator, half.vlm, folder / "cache", device="cpu")
-    return CacheDataModule(folder / "cache", batch_size=2, val_fraction=0.5)
+    return CacheDataModule(str(folder / "cache"), batch_size=2, val_fraction=0.5)
 
 
 def trainer(folder, **options):

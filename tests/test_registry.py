@@ -107,7 +107,7 @@ def test_class_path_of_a_name():
     assert registry.class_path("ours") == f"{__name__}.Ours"
     assert registry.class_path("zeta") == "transporter_pl.transport.zeta.ZetaTransport"
     assert registry.class_path("my_package.Mine") == "my_package.Mine"
-    assert datamodules.class_path("cache") == "transporter_pl.datamodules.cache.CacheDataModule"
+    assert datamodules.class_path("cache") == "transporter_pl.datamodules.cache.datamodule.CacheDataModule"
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
-from transporter_pl.datamodules.cache import CacheDataModule, LatentCache
+from transporter_pl.datamodules.cache.latents import LatentCache
 from transporter_pl.datamodules.shapemotion.ablation_runs import Outcome, Run, finished, perform
 from transporter_pl.datamodules.shapemotion.ablation_table import ablation_table, write_tables
 from transporter_pl.datamodules.shapemotion.heldout import Bench, generated_clips, rendered_clips
@@ -90,12 +90,12 @@ def ablate(
     check_counts(clips=clips, generated=generated, denoising_steps=denoising_steps)
     _check_rate(lr, warmup)
     check_folder("out", out)
-    data = CacheDataModule(cache, batch_size)
-    _check_backbones(data.cache, generator, vlm, video)
-    networks = _networks(network, variants, data.shapes)
-    shared = Run(network, 0, steps, batch_size, lr, warmup, clips, generated, denoising_steps, data.cache.key)
+    latents = LatentCache(cache)
+    _check_backbones(latents, generator, vlm, video)
+    networks = _networks(network, variants, latents.shapes)
+    shared = Run(network, 0, steps, batch_size, lr, warmup, clips, generated, denoising_steps, latents.key)
     runs = [(name, replace(shared, network=networks[name], seed=k)) for k in range(seeds) for name in networks]
-    bench = functools.cache(partial(_bench, generator, vlm, video, data.cache, shared, device))
+    bench = functools.cache(partial(_bench, generator, vlm, video, latents, shared, device))
     outcomes, failed = _perform_all(runs, out, cache, bench)
     Console().print(f"written to {out}", highlight=False)
     if failed:
@@ -185,7 +185,7 @@ def _refuse_others(cache: LatentCache, rows: Mapping[str, tuple[str, str]]) -> N
     """
     for name, (was, now) in rows.items():
         if was and was != now:
-            msg = f"{name}: {now!r}, but the cache in {str(cache.folder)!r} was made with {was!r}; give that, or make "
+            msg = f"{name}: {now!r}, but the cache in {cache.path!r} was made with {was!r}; give that, or make "
             msg += "a cache with yours by `transporter encode`"
             raise TransporterError(msg)
 

@@ -15,8 +15,8 @@ import torch
 from lightning.pytorch.callbacks import Timer
 
 from transporter_pl.coupling.config import CouplingOptions
-from transporter_pl.datamodules.cache import CacheDataModule
-from transporter_pl.datamodules.cache_files import CacheKey, dotted
+from transporter_pl.datamodules.cache.datamodule import CacheDataModule
+from transporter_pl.datamodules.cache.key import CacheKey, dotted
 from transporter_pl.datamodules.shapemotion.heldout import Bench, Fidelity, fidelity
 from transporter_pl.errors import TransporterError
 from transporter_pl.files import replace_file
@@ -112,10 +112,9 @@ def _check_settings(file: Path, *settings: dict[str, object]) -> None:
 
 def _train(run: Run, folder: Path, cache: Path, device: torch.device) -> tuple[CouplingStage, float | None]:
     """The trained stage, and the seconds of a step."""
-    data, timer = CacheDataModule(cache, run.batch_size), Timer()
-    torch.manual_seed(run.seed)
+    L.seed_everything(run.seed, verbose=False)  # the clips' order is the seed's too, the same for all variants
+    data, timer = CacheDataModule(str(cache), run.batch_size), Timer()
     stage = CouplingStage(data.shapes, run.network, lr=run.lr, warmup=run.warmup, export=str(folder / "coupling"))
-    torch.manual_seed(run.seed)  # variants draw unlike numbers of weights, but see the clips in one order
     with _quiet():
         trainer = L.Trainer(
             accelerator=device.type,

@@ -3,14 +3,15 @@
 import lightning as L  # noqa: N812
 import pytest
 import torch
+from caches import write_cache
 from test_bridge import CONDITION, LATENTS, TOKENS, VIDEO, LinearGenerator, LinearVLM
 
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
 from transporter_pl.coupling.losses import coupling_loss
 from transporter_pl.coupling.network import CouplingNetwork
-from transporter_pl.datamodules.cache import CacheDataModule
-from transporter_pl.datamodules.cache_files import CacheKey, CacheWriter
+from transporter_pl.datamodules.cache.datamodule import CacheDataModule
+from transporter_pl.datamodules.cache.key import CacheKey
 from transporter_pl.encoding import reencode
 from transporter_pl.errors import TransporterError
 from transporter_pl.loading import BackboneSpec
@@ -121,11 +122,10 @@ def cache(backbones, tmp_path):
     reencoded, origin = reencode(*backbones, latents), origin_of(*backbones)
     names = tuple(map(str, range(8)))
     specs = BackboneSpec("generator", origin.generator), BackboneSpec("vlm", origin.vlm)
-    key = CacheKey(*specs, VIDEO, "clips", origin.generator_weights, origin.vlm_weights)
-    writer = CacheWriter(tmp_path / "cache", key)
-    writer.add(Encoded(names, names, latents, condition, reencoded + 0.1 * torch.randn(8, *TOKENS), reencoded), [], 8)
-    writer.finish()
-    return CacheDataModule(tmp_path / "cache", batch_size=2, val_fraction=0.25)
+    key = CacheKey(*specs, VIDEO, "clips", "float32", "", origin.generator_weights, origin.vlm_weights)
+    tokens = reencoded + 0.1 * torch.randn(8, *TOKENS)
+    write_cache(tmp_path / "cache", key, Encoded(names, names, latents, condition, tokens, reencoded))
+    return CacheDataModule(str(tmp_path / "cache"), batch_size=2, val_fraction=0.25)
 
 
 def test_what_learns_nothing_is_written_at_once_and_used(backbones, cache, tmp_path):

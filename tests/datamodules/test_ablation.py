@@ -12,12 +12,13 @@ from statistics import fmean, stdev
 import pytest
 import torch
 import yaml
+from caches import write_cache
 from rich.console import Console
 
 from transporter_pl.commands.arguments import call
 from transporter_pl.coupling.network import CouplingNetwork
-from transporter_pl.datamodules.cache import LatentCache
-from transporter_pl.datamodules.cache_files import CacheKey, CacheWriter
+from transporter_pl.datamodules.cache.joined import JoinedCaches
+from transporter_pl.datamodules.cache.key import MANIFEST, CacheKey
 from transporter_pl.datamodules.shapemotion.ablation import ablate
 from transporter_pl.datamodules.shapemotion.ablation_table import COLUMNS, ablation_table, spread
 from transporter_pl.datamodules.shapemotion.heldout import rendered_clips
@@ -39,11 +40,10 @@ def settings(tiny, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ablation")
     generator, vlm = load_pair(tiny.generator, tiny.vlm, tiny.video)
     made = origin_of(generator, vlm)
-    key = CacheKey(tiny.generator, tiny.vlm, tiny.video, "clips", made.generator_weights, made.vlm_weights)
+    weights = made.generator_weights, made.vlm_weights
+    key = CacheKey(tiny.generator, tiny.vlm, tiny.video, "clips", "float32", "", *weights)
     (batch,) = rendered_clips(generator, vlm, 8, seed=0).batches
-    writer = CacheWriter(folder / "cache", key)
-    writer.add(replace(batch, ids=tuple("abcdefgh")), [], 8)
-    writer.finish()
+    write_cache(folder / "cache", key, replace(batch, ids=tuple("abcdefgh")))
     numbers = {"steps": 2, "batch_size": 4, "warmup": 0, "clips": 2, "generated": 1, "denoising_steps": 1}
     backbones = {name: asdict(getattr(tiny, name)) for name in ("generator", "vlm", "video")}
     places = {"cache": str(folder / "cache"), "out": str(folder / "out"), "device": "cpu"}
@@ -136,8 +136,8 @@ def test_a_second_call_trains_nothing_and_loads_nothing(again, found, tmp_path):
 
 
 def test_variants_of_a_seed_see_the_clips_in_one_order(settings, tmp_path, monkeypatch):
-    seen, read = [], LatentCache.__getitem__
-    monkeypatch.setattr(LatentCache, "__getitem__", lambda cache, rows: seen.append(rows) or read(cache, rows))
+    seen, read = [], JoinedCaches.__getitem__
+    monkeypatch.setattr(JoinedCaches, "__getitem__", lambda cache, rows: seen.append(rows) or read(cache, rows))
     run({**settings, "out": str(tmp_path), "seeds": 1})
     batches = [rows for rows in seen if isinstance(rows, list)]
     assert len(batches) == 2 * 2  # two steps each of the mean and of ζ-OT; decode-and-re-encode learns nothing
@@ -226,9 +226,9 @@ def test_bad_input_is_refused_before_weights_are_loaded(settings, tmp_path, chan
 
 def test_a_cache_of_other_weights_is_refused_before_anything_is_drawn(settings, tmp_path):
     cache = shutil.copytree(settings["cache"], tmp_path / "cache")
-    index = json.loads((cache / "index.json").read_text())
+    index = json.loads((cache / MANIFEST).read_text())
     index["key"]["vlm_weights"] = "others"
-    (cache / "index.json").write_text(json.dumps(index))
+    (cache / MANIFEST).write_text(json.dumps(index))
     with pytest.raises(TransporterError, match=r"vlm's weights: .* was made with 'others'; give that"):
         run({**settings, "cache": str(cache), "out": str(tmp_path / "out"), "generated": 10**9})
 
