@@ -36,7 +36,7 @@ KEY = CacheKey(*BACKBONES, VideoSpec(5, 32, 32), "c1", "float32", "", "w1", "w2"
 EXACT = {"atol": 0, "rtol": 0}
 
 
-def _encoded(count, seed=0):
+def encoded_clips(count, seed=0):
     draws = torch.Generator().manual_seed(seed)
     shapes = (SHAPES.latents, SHAPES.condition, SHAPES.tokens, SHAPES.tokens)
     tensors = [torch.randn(count, *shape, generator=draws) for shape in shapes]
@@ -53,7 +53,7 @@ def _assert_same(one, other):
 
 @pytest.fixture
 def whole():
-    return _encoded(10)
+    return encoded_clips(10)
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_a_batch_is_its_own_memory(folder):
 
 def _captioned(tmp_path, condition, captions):
     """A cache of clips with several captions each."""
-    encoded = _encoded(len(captions))
+    encoded = encoded_clips(len(captions))
     clips = clips_of(encoded, list(range(len(captions))))
     manifest = write_cache(tmp_path, KEY, encoded)
     writer = ShardWriter(SHAPES, "float32")
@@ -161,7 +161,7 @@ def test_rows_of_padding_are_not_stored_and_come_back(lengths, tmp_path_factory)
 
 
 def test_float8_keeps_what_its_three_bits_of_mantissa_can(tmp_path):
-    encoded = _encoded(5)
+    encoded = encoded_clips(5)
     encoded = replace(encoded, tokens=encoded.tokens * torch.tensor([1e-4, 1, 1e3, 1e6, 0]).view(-1, 1, 1))
     write_cache(tmp_path, replace(KEY, storage="float8_e4m3fn"), encoded, shard_clips=2)
     cache = LatentCache(tmp_path)
@@ -318,7 +318,7 @@ def _rows(encoded, rows):
 @given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_check_finds_every_bit_that_has_turned(at, bit, tmp_path_factory):
     folder = tmp_path_factory.mktemp("turned")
-    write_cache(folder, replace(KEY, storage="float8_e4m3fn"), _encoded(2))
+    write_cache(folder, replace(KEY, storage="float8_e4m3fn"), encoded_clips(2))
     index, file = read_index(Place(folder)), folder / shard_name(0)
     content = bytearray(file.read_bytes())
     content[int(at * len(content))] ^= 1 << bit
@@ -406,7 +406,7 @@ def test_an_unknown_kind_of_url_is_refused():
 
 def test_a_cache_of_many_shards_keeps_few_files_open(tmp_path, whole, monkeypatch):
     monkeypatch.setattr(places, "MAPPED", 4)
-    write_cache(tmp_path, KEY, joined([_encoded(20, seed) for seed in range(3)]), shard_clips=1)
+    write_cache(tmp_path, KEY, joined([encoded_clips(20, seed) for seed in range(3)]), shard_clips=1)
     cache, before = LatentCache(tmp_path), len(list(Path("/proc/self/fd").iterdir()))
     for row in itertools.chain(range(60), range(59, 0, -7)):
         assert cache[row].ids == (f"clip{row // 20}-{row % 20}",)
