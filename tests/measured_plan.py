@@ -26,7 +26,7 @@ def measured(tiny, options, batches, precision):
 def check(tiny, options=SMALL, batches=BATCHES, precision="32-true"):
     plan = make_plan(tiny.generator, tiny.vlm, tiny.video, options, batches, precision)
     found = measured(tiny, options, batches, precision)
-    assert len(plan.costs) == len(found) == 8
+    assert len(plan.costs) == len(found) == 9
     for cost in plan.costs:
         real = found[cost.stage, cost.part]
         assert cost.memory == pytest.approx(real.memory, rel=0.02), (cost.stage, cost.part)

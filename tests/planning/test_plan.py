@@ -6,19 +6,16 @@ from dataclasses import replace
 import pytest
 import torch
 from measured_plan import BATCHES, SMALL, check
-from safetensors import safe_open
 
 from transporter_pl.backbones.wan import WanAdapter
 from transporter_pl.cli import main
-from transporter_pl.datamodules.encode import encode_videos
-from transporter_pl.datamodules.shapemotion.files import write_clips
-from transporter_pl.datamodules.vatex import VatexClips
 from transporter_pl.errors import TransporterError
 from transporter_pl.loading import load_pair
 from transporter_pl.planning.gpus import GIB, GPU
 from transporter_pl.planning.plan import Cost, Spread, make_plan
 from transporter_pl.planning.sizes import sizes_of
 from transporter_pl.planning.steps import Batches
+from transporter_pl.planning.totals import clip_bytes
 from transporter_pl.samples import Shapes, VideoSpec
 
 
@@ -39,7 +36,7 @@ def test_and_where_activations_are_larger_than_weights(tiny):
     assert max(cost.memory for cost in plan.costs) > 3 * sum(size.bytes for size in plan.sizes)
 
 
-def test_shapes_sizes_and_cache_are_those_of_the_models(tiny, tmp_path):
+def test_shapes_and_sizes_are_those_of_the_models(tiny):
     plan = make_plan(tiny.generator, tiny.vlm, tiny.video, SMALL, BATCHES)
     xi, omega = load_pair(tiny.generator, tiny.vlm, tiny.video)
     assert plan.shapes == Shapes(xi.latent_shape, xi.condition_shape, omega.token_shape)
@@ -47,14 +44,6 @@ def test_shapes_sizes_and_cache_are_those_of_the_models(tiny, tmp_path):
         parts = [size for size in plan.sizes if size.name.startswith(name)]
         assert sum(size.parameters for size in parts) == sum(p.numel() for p in model.parameters())
         assert sum(size.bytes for size in parts) == sum(p.nbytes for p in model.parameters())
-    write_clips(tmp_path / "clips", 3, tiny.video)
-    clips = VatexClips(tmp_path / "clips", tmp_path / "clips" / "annotations.json", tiny.video, "first")
-    encode_videos(clips, tiny.generator, tiny.vlm, tmp_path / "cache", device="cpu")
-    written = 0
-    for file in (tmp_path / "cache").glob("*.safetensors"):
-        with safe_open(file, "pt") as shard:
-            written += sum(shard.get_tensor(name).nbytes for name in shard.keys())  # noqa: SIM118  (no mapping)
-    assert written == 3 * plan.clip_bytes
 
 
 def test_parts_share_weights_once():
@@ -67,9 +56,12 @@ def test_spreading_stage_1():
     assert Spread().memory(100, 10) == 100
     assert Spread("ddp", 2).memory(100, 10) == 110
     assert Spread("fsdp", 4).memory(100, 10) == 100 - 40 + 10 + 20
-    for strategy, gpus in (("single", 2), ("ddp", 1), ("fsdp", 0)):
+    assert Spread("fsdp", 2, nodes=2).memory(100, 10) == Spread("fsdp", 4).memory(100, 10)
+    for strategy, *many in (("single", 2), ("single", 1, 2), ("ddp", 1)):
         with pytest.raises(TransporterError, match=r"spread\.gpus: .* use 1 with single, more with ddp or fsdp"):
-            Spread(strategy, gpus)
+            Spread(strategy, *many)
+    with pytest.raises(TransporterError, match=r"spread\.gpus: 0 is too small"):
+        Spread("fsdp", 0)
 
 
 def test_what_fits_leaves_room_for_what_is_no_tensor():
@@ -93,23 +85,38 @@ def arguments(tiny, **options):
 
 
 def test_the_command_prints_tables_and_writes_json(tiny, tmp_path, capsys):
-    assert main(arguments(tiny, clips=7, gpu="24", out=tmp_path / "plan.json")) == 0
+    options = {"work.clips": 7, "work.captions": 2, "storage": "float32", "speed.utilisation": 0.5}
+    assert main(arguments(tiny, gpu="l40s", out=tmp_path / "plan.json", **options)) == 0
     printed = capsys.readouterr().out
-    assert "stage 1" in printed
-    assert "24 GiB" in printed
+    assert all(
+        said in printed for said in ("stage 1", "On L40S 48GB", "at 50% of the peak of L40S", "float32, 7 clips")
+    )
     found = json.loads((tmp_path / "plan.json").read_text())
-    assert found["cache_bytes"] == 7 * found["clip_bytes"]
+    assert found["cache_bytes"] == 7 * found["clip_bytes"] == found["totals"][0]["moved"]
+    shapes = Shapes(**found["shapes"])
+    assert found["clip_bytes"] == clip_bytes(shapes, "float32", 2)
+    encode, further = (cost["flops"] / 8 for cost in found["costs"][:2])
+    assert found["totals"][0]["seconds"] == pytest.approx(7 * (encode + further) / (362e12 / 2))
     assert [cost["stage"] for cost in found["costs"]] == [
-        *["encode", "stage 1", "stage 2", "stage 2", "stage 2", "explain", "explain", "explain"]
+        *["encode", "encode", "stage 1", "stage 2", "stage 2", "stage 2", "explain", "explain", "explain"]
     ]
     assert all(cost["fits"] for cost in found["costs"])
+
+
+def test_of_a_gpu_of_unknown_speed_no_hours_are_told(tiny, tmp_path, capsys):
+    assert main(arguments(tiny, gpu="24", out=tmp_path / "plan.json")) == 0
+    printed = capsys.readouterr().out
+    assert "On 24 GiB" in printed
+    assert "In all" not in printed
+    assert json.loads((tmp_path / "plan.json").read_text())["totals"] == []
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"gpu": "H300"}, "gpu: 'H300' is unknown"),
-        ({"clips": 0}, "clips: 0 is too small"),
+        ({"work.clips": 0}, "work.clips: 0 is too small"),
+        ({"speed.utilisation": 2}, "speed.utilisation: 2 is not in (0, 1]"),
         ({"batches.coupling": 0}, "batches.coupling: 0 is too small"),
         ({"video.height": 33}, "video.height: 33 is not a multiple"),
         ({"generator.path": "some-lab/none-of-ours"}, "path: can't load 'some-lab/none-of-ours'"),

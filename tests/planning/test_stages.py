@@ -50,5 +50,5 @@ def test_every_part_can_be_run_again_and_stage_1_holds_no_backbone(tiny, measure
     for stage in run:
         ran += [(stage.name, name) for name, _, _ in measure(stage.parts, peak_of, lambda: 0.0)]
         alive.append([adapter() is not None for adapter in backbones])
-    assert [stage for stage, _ in ran] == ["encode", *["stage 2"] * 3, *["explain"] * 3, "stage 1"]
+    assert [stage for stage, _ in ran] == ["encode", "encode", *["stage 2"] * 3, *["explain"] * 3, "stage 1"]
     assert alive == [[True, True]] * 3 + [[False, False]]

@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
-from transporter_pl.errors import TransporterError
+from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.loading import BackboneSpec, load_pair, pair_shapes
 from transporter_pl.planning.meter import Meter, without_data
 from transporter_pl.planning.sizes import Size, sizes_of
 from transporter_pl.planning.stages import Stage, stages
-from transporter_pl.planning.steps import Batches, Precision, new_network
+from transporter_pl.planning.steps import Batches, Precision, Storage, new_network
 from transporter_pl.samples import Shapes, VideoSpec
 
 Strategy = Literal["single", "ddp", "fsdp"]
@@ -46,13 +45,11 @@ class Plan:
     Attributes:
         shapes: Of one clip's encodings.
         sizes: Parameters of the models, part by part.
-        clip_bytes: What one clip takes in the latent cache.
         costs: The parts of a run.
     """
 
     shapes: Shapes
     sizes: tuple[Size, ...]
-    clip_bytes: int
     costs: tuple[Cost, ...]
 
 
@@ -62,19 +59,27 @@ class Spread:
 
     Attributes:
         strategy: ``single``, ``ddp`` (each GPU holds all) or ``fsdp`` (weights and optimizer are shared out).
-        gpus: Their number.
+        gpus: Their number in each node (``--trainer.devices``).
+        nodes: Number of nodes (``--trainer.num_nodes``).
 
     Raises:
-        TransporterError: If the number does not suit the strategy.
+        TransporterError: If the number is below 1, or does not suit the strategy.
     """
 
     strategy: Strategy = "single"
     gpus: int = 1
+    nodes: int = 1
 
     def __post_init__(self) -> None:
-        if self.gpus < 1 or (self.strategy == "single") != (self.gpus == 1):
-            msg = f"spread.gpus: {self.gpus} with strategy {self.strategy!r}; use 1 with single, more with ddp or fsdp"
+        check_counts(**{"spread.gpus": self.gpus, "spread.nodes": self.nodes})
+        if (self.strategy == "single") != (self.total == 1):
+            msg = f"spread.gpus: {self.total} with strategy {self.strategy!r}; use 1 with single, more with ddp or fsdp"
             raise TransporterError(msg)
+
+    @property
+    def total(self) -> int:
+        """GPUs of all nodes."""
+        return self.gpus * self.nodes
 
     def memory(self, single: int, weights: int) -> int:
         """Bytes on each GPU, from those on a single one.
@@ -85,7 +90,7 @@ class Spread:
         if self.strategy == "ddp":
             return single + weights
         shared = 4 * weights
-        return single if self.strategy == "single" else single - shared + shared // self.gpus + 2 * weights
+        return single if self.strategy == "single" else single - shared + shared // self.total + 2 * weights
 
 
 def make_plan(
@@ -96,6 +101,7 @@ def make_plan(
     batches: Batches = Batches(),  # noqa: B008  (frozen)
     precision: Precision = "32-true",
     spread: Spread = Spread(),
+    storage: Storage = "bfloat16",
 ) -> Plan:
     """Run one step of everything on tensors without data: no weight is read, and nothing is computed.
 
@@ -107,6 +113,7 @@ def make_plan(
         batches: How much is done at once, on each GPU.
         precision: Lightning's, in both stages.
         spread: How stage 1 is spread over GPUs.
+        storage: Type of the latent cache.
 
     Raises:
         TransporterError: If a configuration can't be read, or the geometry or Φ's options don't suit.
@@ -117,12 +124,11 @@ def make_plan(
         own = tuple(sizes_of("Φ", phi))
         xi, omega = load_pair(replace(generator, weights="random"), replace(vlm, weights="random"), video)
         sizes = (*sizes_of("generator", xi), *sizes_of("vlm", omega), *own)
-        encoding, concept, explaining, coupling = stages(xi, omega, phi.config, batches, precision)
-        clip_bytes = sum(tensor[0].nbytes for tensor in coupling.held if isinstance(tensor, Tensor))
+        encoding, concept, explaining, coupling = stages(xi, omega, phi.config, batches, precision, storage)
         weights = sum(size.bytes for size in own)
         spread_out = [replace(cost, memory=spread.memory(cost.memory, weights)) for cost in costs_of(coupling)]
         costs = (*costs_of(encoding), *spread_out, *costs_of(concept), *costs_of(explaining))
-    return Plan(shapes, sizes, clip_bytes, costs)
+    return Plan(shapes, sizes, costs)
 
 
 def costs_of(stage: Stage) -> Iterator[Cost]:

@@ -18,6 +18,7 @@ from transporter_pl.planning.steps import (
     CouplingSteps,
     Part,
     Precision,
+    Storage,
     encode_parts,
     new_network,
 )
@@ -42,7 +43,12 @@ class Stage:
 
 
 def stages(
-    generator: GeneratorAdapter, vlm: VLMAdapter, config: CouplingConfig, batches: Batches, precision: Precision
+    generator: GeneratorAdapter,
+    vlm: VLMAdapter,
+    config: CouplingConfig,
+    batches: Batches,
+    precision: Precision,
+    storage: Storage = "bfloat16",
 ) -> Iterator[Stage]:
     """All stages, on the backbones' device, with tensors that have data or with ones that have none.
 
@@ -55,10 +61,11 @@ def stages(
         config: What Φ is built from.
         batches: How much is done at once.
         precision: Lightning's, in both stages.
+        storage: Type that batches of stage 1 are read in.
     """
     place = generator.device
     yield Stage("encode", (generator, vlm), encode_parts(generator, vlm, batches.encode))
-    batch = _batch(generator, vlm, batches.coupling)
+    batch = _batch(generator, vlm, batches.coupling, storage)
     steps = ConceptSteps(generator, vlm, new_network(config, "32-true", place), batches, precision)
     del generator, vlm
     yield Stage("stage 2", (steps.bridge, steps.ends), steps.parts())
@@ -69,10 +76,11 @@ def stages(
     yield Stage("stage 1", (phi, *tensors), CouplingSteps(phi, batch, precision).parts())
 
 
-def _batch(generator: GeneratorAdapter, vlm: VLMAdapter, count: int) -> Encoded:
+def _batch(generator: GeneratorAdapter, vlm: VLMAdapter, count: int, storage: Storage) -> Encoded:
     """One clip's encodings, many times over: encoding so many clips may take more memory than stage 1 does."""
+    kind = torch.float32 if storage == "float32" else torch.bfloat16  # float8 comes back as bfloat16
     spec = generator.video
     video = torch.rand(1, spec.frames, 3, spec.height, spec.width, device=generator.device)
     clip = encode(generator, vlm, Clips(("",), video, (CAPTION,)))
-    tensors = {name: getattr(clip, name).repeat_interleave(count, 0) for name in ENCODED}
+    tensors = {name: getattr(clip, name).to(kind).repeat_interleave(count, 0) for name in ENCODED}
     return replace(clip, ids=clip.ids * count, captions=clip.captions * count, **tensors)

@@ -29,6 +29,7 @@ from transporter_pl.samples import Clips, Encoded, Origin
 from transporter_pl.stages.coupling import measured_loss
 
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
+Storage = Literal["bfloat16", "float32", "float8_e4m3fn"]  # of the latent cache
 CAPTION = "a red ball moves to the left"
 TIME = 0.5  # t of all steps: any other costs the same
 
@@ -117,10 +118,16 @@ class CouplingSteps:
 
 
 def encode_parts(generator: GeneratorAdapter, vlm: VLMAdapter, count: int) -> Iterator[Part]:
-    """What ``transporter encode`` does with a batch of clips."""
-    video = torch.rand(count, *_frames(generator), device=generator.device)
-    clips = Clips(("",) * count, video, (CAPTION,) * count)
+    """What ``transporter encode`` does with a batch of clips, each with a caption, and with further captions."""
+    video, captions = torch.rand(count, *_frames(generator), device=generator.device), (CAPTION,) * count
+    clips = Clips(captions, video, captions)
+
+    @torch.no_grad()
+    def encode_captions() -> None:
+        generator.encode_text(list(captions))
+
     yield Part("clips → cache", lambda: encode(generator, vlm, clips))
+    yield Part("captions → cache", encode_captions)
 
 
 class ConceptSteps:
