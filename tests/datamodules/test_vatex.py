@@ -111,86 +111,66 @@ def test_a_missing_file_or_folder_is_an_error(folder):
         VatexClips(folder, folder / "none.json", SPEC)
     with pytest.raises(TransporterError, match="root: no folder"):
         VatexClips(folder / "none", folder / "annotations.json", SPEC)
-    with pytest.raises(TransporterError, match="captions: 'last' is not one of first, random, all"):
-        _clips(folder, captions="last")
 
 
-def test_a_clip_is_a_batch_of_one(folder):
+@pytest.mark.parametrize("option", ["captions", "language", "window"])
+def test_unknown_choices_list_the_known_ones(option, folder):
+    with pytest.raises(TransporterError, match=f"{option}: unknown 'zz'. Known: (first, random|en, zh|start, middle)"):
+        _clips(folder, **{option: "zz"})
+
+
+def test_clips_are_read_by_their_names(folder):
     data = _clips(folder)
-    assert len(data) == len(NAMES)
+    assert data.ids == tuple(NAMES)
     for number, name in enumerate(NAMES):
-        clips = data[number]
-        assert (clips.ids, clips.captions) == ((name,), (f"caption 0 of {name}",))
-        torch.testing.assert_close(clips.video, torch.full((1, 3, 3, 16, 16), number / 4), atol=1.5 / 255, rtol=0)
+        clip = data[number]
+        assert (clip.id, clip.captions) == (name, (f"caption 0 of {name}",))
+        torch.testing.assert_close(clip.video, torch.full((3, 3, 16, 16), number / 4), atol=1.5 / 255, rtol=0)
+
+
+def test_files_may_be_in_other_containers(folder):
+    for name, suffix in zip(NAMES[:2], (".webm", ".mkv"), strict=True):
+        (folder / f"{name}.mp4").rename(folder / f"{name}{suffix}")
+    (folder / f"{NAMES[2]}.mkv").touch()  # the mp4 is taken
+    data = _clips(folder)
+    assert [clip.file for clip in data.clips] == [f"{NAMES[0]}.webm", f"{NAMES[1]}.mkv", f"{NAMES[2]}.mp4"]
+    torch.testing.assert_close(data[1].video, torch.full((3, 3, 16, 16), 1 / 4), atol=1.5 / 255, rtol=0)
 
 
 def test_clips_without_a_file_are_missing(folder):
-    (folder / f"{NAMES[0]}.mp4").rename(folder / f"{NAMES[0]}.webm")
-    (folder / f"{NAMES[1]}.mp4").unlink()
-    (folder / f"{NAMES[1]}.mp4").symlink_to(folder / "gone.mp4")
+    (folder / f"{NAMES[0]}.mp4").rename(folder / f"{NAMES[0]}.mp4.part")
     data = _clips(folder)
-    assert data.missing == tuple(NAMES[:2])
-    assert (data.ids, data.broken) == ((NAMES[2],), ())
-    assert data.fingerprint
+    assert (data.ids, data.missing, data.broken) == (tuple(NAMES[1:]), (NAMES[0],), ())
 
 
 def test_clips_without_a_caption_are_broken(folder):
-    _annotate(folder, [{"videoID": NAMES[0]}, _row(NAMES[1]), _row(NAMES[2], "a")])
+    _annotate(folder, [{"videoID": NAMES[0], "chCap": ["一"]}, _row(NAMES[1]), _row(NAMES[2], "a")])
     data = _clips(folder)
-    assert data.broken == tuple(BrokenClip(name, "it has no English caption") for name in NAMES[:2])
+    assert data.broken == tuple(BrokenClip(name, "it has no caption") for name in NAMES[:2])
     assert (data.ids, data.missing) == ((NAMES[2],), ())
 
 
-@pytest.mark.parametrize("rows", [[], [_row(NAMES[0])], [_row("abcdefghijk_000000_000010", "a")]])
-def test_nothing_to_read_is_an_error(rows, folder):
-    _annotate(folder, rows)
-    with pytest.raises(TransporterError, match=f"root: of the {len(rows)} clips in"):
+def test_chinese_captions_by_language(folder):
+    _annotate(folder, [{"videoID": name, "enCap": ["a"], "chCap": [f"一 {name}"]} for name in NAMES])
+    assert [clip.captions for clip in _clips(folder, language="zh").clips] == [(f"一 {name}",) for name in NAMES]
+    assert {clip.captions for clip in _clips(folder).clips} == {("a",)}
+
+
+def test_the_private_test_has_no_captions(folder):
+    _annotate(folder, [{"videoID": name} for name in NAMES])
+    assert _clips(folder, captions="none")[1].captions == ()
+    with pytest.raises(TransporterError, match=r"it has no caption.* captions: none"):
         _clips(folder)
 
 
-def test_all_captions_are_items_of_their_own(folder):
-    data = _clips(folder, captions="all")
-    assert data.ids == tuple(f"{name}#{number}" for name in NAMES for number in range(10))
-    assert data.captions == tuple(caption for name in NAMES for caption in _captions(name))
-    torch.testing.assert_close(data[10].video, data[19].video, atol=0, rtol=0)
-    assert not torch.equal(data[9].video, data[10].video)
+def test_the_window_is_at_the_start_or_in_the_middle(folder):
+    levels = torch.arange(80.0)[:, None, None, None].expand(-1, 3, 16, 16) / 80
+    write_video(folder / f"{NAMES[0]}.mp4", levels, SPEC.fps, quality=0)
+    for window, first in (("start", 0), ("middle", 38)):  # 10 s, whose middle is between frames 39 and 40
+        video = _clips(folder, window=window)[0].video
+        expected = torch.arange(first, first + 3) / 80
+        torch.testing.assert_close(video[:, 0, 0, 0], expected, atol=1.5 / 255, rtol=0)
 
 
-def test_random_captions_depend_on_the_seed_and_the_clip_alone(folder):
-    drawn = {seed: _clips(folder, captions="random", seed=seed).captions for seed in range(40)}
-    assert drawn[3] == _clips(folder, captions="random", seed=3).captions
-    for name, captions in zip(NAMES, zip(*drawn.values(), strict=True), strict=True):
-        assert set(captions) <= set(_captions(name))
-        assert len(set(captions)) > 5
-    _annotate(folder, [_row(NAMES[2], *_captions(NAMES[2]))])
-    assert _clips(folder, captions="random", seed=3).captions == drawn[3][2:]
-
-
-def test_the_fingerprint_is_the_same_at_every_reading(folder):
-    assert _clips(folder).fingerprint == _clips(folder).fingerprint
-
-
-def _grow(folder):
-    with (folder / f"{NAMES[1]}.mp4").open("ab") as file:
-        file.write(b"0")
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        _grow,
-        lambda folder: (folder / f"{NAMES[1]}.mp4").unlink(),
-        lambda folder: _annotate(folder, [_row(name, *_captions(name)) for name in NAMES[::-1]]),
-        lambda folder: _annotate(folder, [_row(name, f"another {name}") for name in NAMES]),
-    ],
-)
-def test_the_fingerprint_changes_with_sizes_clips_order_and_captions(change, folder):
-    before = _clips(folder).fingerprint
-    change(folder)
-    assert _clips(folder).fingerprint != before
-
-
-def test_the_fingerprint_does_not_change_with_captions_that_are_not_used(folder):
-    before = _clips(folder).fingerprint
-    _annotate(folder, [_row(name, _captions(name)[0], "never taken") for name in NAMES])
-    assert _clips(folder).fingerprint == before
+def test_a_limit_is_spread(folder):
+    assert _clips(folder, limit=2).ids == (NAMES[0], NAMES[1])
