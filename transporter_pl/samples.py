@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
@@ -117,8 +118,16 @@ class Encoded:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         """The batch on another device; Lightning moves batches by this method."""
+        waits = not (non_blocking or device.type == "cuda")  # what is used there comes after the copy
+        return self._each(lambda x: x.to(device, non_blocking=not waits))
+
+    def pin_memory(self) -> Self:
+        """The batch in memory that a GPU can copy from while it computes; data loaders ask for it."""
+        return self._each(lambda x: x.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         names = ("latents", "condition", "tokens", "reencoded")
-        return replace(self, **{n: getattr(self, n).to(device, non_blocking=non_blocking) for n in names})
+        return replace(self, **{name: change(getattr(self, name)) for name in names})
 
 
 @dataclass(frozen=True)

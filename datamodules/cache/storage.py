@@ -60,8 +60,12 @@ def restore(stored: Stored) -> Tensor:
 
 def squared_error(x: Tensor, stored: Stored) -> tuple[float, float]:
     """Σ (x − x̂)² and Σ x², whose ratio's root is the relative error of what is stored."""
-    exact, error = x.double(), x.double() - restore(stored).double()
-    return error.square().sum().item(), exact.square().sum().item()
+    sums = torch.zeros(2, dtype=torch.float64, device=x.device)
+    for exact, kept in zip(x, restore(stored), strict=True):  # one at a time, as doubles of a batch are large
+        exact = exact.double()
+        sums += torch.stack([(exact - kept.double()).square().sum(), exact.square().sum()])
+    error, total = sums.tolist()
+    return error, total
 
 
 def _spread(scale: Tensor, x: Tensor) -> Tensor:
