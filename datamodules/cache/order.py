@@ -7,6 +7,7 @@ came before, and any number of processes shares one order.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -20,6 +21,7 @@ from transporter_pl.samples import Encoded
 
 Numbers = NDArray[np.uint64]
 ROUNDS = 8  # of the Feistel network; four are random enough for large halves, halves of one or two bits need more
+AT_ONCE = 64  # batches whose clips are looked up together, as a look-up takes as long for one clip as for hundreds
 
 
 def keys_of(name: str) -> Numbers:
@@ -134,19 +136,20 @@ class Batches(DistributedSampler[list[tuple[int, int]]]):
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """As many batches as an epoch has."""
-        first = self.taken // self.together
-        for number in range(first, first + len(self)):
-            yield self.batch(number)
+        at = self.taken // self.together
+        end = at + len(self)
+        while at < end:
+            epoch, number = divmod(at, len(self))
+            numbers = range(number, min(number + AT_ONCE, len(self), number + end - at))
+            yield from self.batches(epoch, numbers)
+            at += len(numbers)
 
-    def batch(self, number: int) -> list[tuple[int, int]]:
-        """What this process takes as one of the batches of all epochs."""
-        epoch, number = divmod(number, len(self))
-        rows = self._positions(number)
-        if not self.shuffle:
-            return [(clip, 0) for clip in self.clips(rows).tolist()]
-        chosen = self.clips(Permutation(len(self.clips), f"clips-{self.seed}-{epoch}")(rows))
-        draws = mixed(chosen, keys_of(f"captions-{self.seed}-{epoch}")[0]) >> np.uint64(1)
-        return list(zip(chosen.tolist(), draws.tolist(), strict=True))
+    def batches(self, epoch: int, numbers: range) -> list[list[tuple[int, int]]]:
+        """What this process takes as some batches of an epoch."""
+        positions = [self._positions(number) for number in numbers]
+        items = self._items(epoch, np.concatenate(positions))
+        ends = itertools.accumulate(map(len, positions))
+        return [items[end - len(own) : end] for own, end in zip(positions, ends, strict=True)]
 
     def state_dict(self) -> dict[str, int]:
         """Where the training stands, and in which order; the same in all processes."""
@@ -170,6 +173,13 @@ class Batches(DistributedSampler[list[tuple[int, int]]]):
             msg += f"{taken} clips of its epoch, in batches of {was}; take those, or what divides {taken} together"
             raise TransporterError(msg)
         self.seed, self.taken = state["seed"], state["epoch"] * len(self) * self.together + taken
+
+    def _items(self, epoch: int, positions: Numbers) -> list[tuple[int, int]]:
+        if not self.shuffle:
+            return [(clip, 0) for clip in self.clips(positions).tolist()]
+        chosen = self.clips(Permutation(len(self.clips), f"clips-{self.seed}-{epoch}")(positions))
+        draws = mixed(chosen, keys_of(f"captions-{self.seed}-{epoch}")[0]) >> np.uint64(1)
+        return list(zip(chosen.tolist(), draws.tolist(), strict=True))
 
     def _positions(self, number: int) -> Numbers:
         """Positions of the epoch's order."""

@@ -156,7 +156,9 @@ def _loader(batches, workers=0):
 def test_a_training_goes_on_where_it_stood(count, batch_size, accumulate, steps):
     options = {"batch_size": batch_size, "shuffle": True, "accumulate": accumulate}
     batches = Batches(Selection(range(count)), seed=5, **options)
-    expected = [batches.batch(number) for number in range(steps + len(batches))]
+    expected = [
+        batch for epoch in range(2 + steps // len(batches)) for batch in batches.batches(epoch, range(len(batches)))
+    ][: steps + len(batches)]
     loader, taken = _loader(batches), []
     while len(taken) < steps:
         taken += [batch.items for _, batch in zip(range(steps - len(taken)), loader, strict=False)]
@@ -172,7 +174,7 @@ def test_batches_that_workers_read_ahead_do_not_count(workers):
     loader = _loader(batches, workers)
     for taken in (0, 3, 6):
         waiting = iter(loader)
-        assert [next(waiting).items for _ in range(3)] == [batches.batch(taken + number) for number in range(3)]
+        assert [next(waiting).items for _ in range(3)] == batches.batches(0, range(taken, taken + 3))
         place = {"seed": 0, "epoch": 0, "taken": 2 * taken + 6, "clips": 40}
         assert loader.state_dict() == {**place, "batch_size": 2, "processes": 1}
     assert len(list(loader)) == 20  # over the end of an epoch
