@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -94,6 +95,30 @@ def _object(line: str, columns: Sequence[str], place: str) -> dict[str, Any]:
         msg = f"{place}: no {lacking[0]!r} in it; give an object with {', '.join(columns)}"
         raise TransporterError(msg)
     return dict(row)
+
+
+def seconds_of(row: Mapping[str, Any], column: str, place: str) -> float | None:
+    """A time in a row, in seconds; ``None`` where the row has none.
+
+    Args:
+        row: The row.
+        column: Name of the time.
+        place: Where the row stands, for the error.
+
+    Raises:
+        TransporterError: If it is no finite number from 0.
+    """
+    value = row.get(column)
+    if value is None or value == "":
+        return None
+    try:
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        msg = f"{place}, {column}: {value!r} is no number of seconds from 0; correct it or leave it empty"
+        raise TransporterError(msg)
+    return seconds
 
 
 def check_choice(field: str, value: str | int, choices: object) -> None:

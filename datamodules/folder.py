@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from transporter_pl.datamodules.annotations import read_lines, read_table
+from transporter_pl.datamodules.annotations import read_lines, read_table, seconds_of
 from transporter_pl.datamodules.clips import CaptionedClips, Captions, Clip, check_inside
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import VideoSpec
@@ -119,22 +118,8 @@ def _video(row: dict[str, Any], place: str) -> str:
 
 
 def _window(row: dict[str, Any], place: str) -> Window:
-    start, end = _seconds(row, "start", place) or 0.0, _seconds(row, "end", place)
+    start, end = seconds_of(row, "start", place) or 0.0, seconds_of(row, "end", place)
     if end is not None and end <= start:
         msg = f"{place}, end: {end:g} is not after the start, {start:g}; correct or remove the row"
         raise TransporterError(msg)
     return start, end
-
-
-def _seconds(row: dict[str, Any], column: str, place: str) -> float | None:
-    value = row.get(column)
-    if value is None or value == "":
-        return None
-    try:
-        seconds = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        msg = f"{place}, {column}: {value!r} is no number of seconds from 0; correct it or leave it empty"
-        raise TransporterError(msg)
-    return seconds
