@@ -143,12 +143,14 @@ def test_missing_config_suggests(capsys):
 
 
 LAYERS = [name for name in packaged_configs() if name.startswith("backbones/") or name == "concept/paper.yaml"]
+SCALES = [name for name in packaged_configs() if name.startswith("scale/")]  # layers too, see test_scales.py
 
 
-@pytest.mark.parametrize("config", sorted({*packaged_configs()} - {*LAYERS}))
+@pytest.mark.parametrize("config", sorted({*packaged_configs()} - {*LAYERS, *SCALES}))
 def test_every_packaged_config_parses(config, capsys):
     name = (PACKAGED / config).stem
-    command = "ablate" if name.startswith("ablation") else name if name in names() else "fit"
+    command = "ablate" if name.startswith("ablation") else "encode" if config.startswith("data/") else name
+    command = command if command in names() else "fit"
     assert main([command, "--config", config, "--print_config"]) == 0, capsys.readouterr().err
 
 

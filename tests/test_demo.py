@@ -1,6 +1,7 @@
 """The demo's command lines, and the path that they make up, on tiny models with random weights."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -54,11 +55,16 @@ def test_fast_is_a_flag(capsys):
 
 
 def test_the_seed_reaches_every_step_that_draws(tmp_path):
-    lines = {line[2]: line for line in commands(FAST, tmp_path, seed=7)}
+    lines = {step_of(line): line for line in commands(FAST, tmp_path, seed=7)}
     seeds = {"clips": "--seed", "coupling": "--seed_everything", "concept": "--model.seed", "explain": "--seed"}
     for name, option in seeds.items():
-        line = lines[f"shapemotion/{name}.yaml"]
+        line = lines[name]
         assert line[line.index(option) + 1] == "7", name
+
+
+def step_of(line):
+    """Which step a line is, by its first config."""
+    return {"coupling/base.yaml": "coupling"}.get(line[2]) or Path(line[2]).stem
 
 
 def over_tiny(line, tiny):
@@ -83,7 +89,7 @@ def over_tiny(line, tiny):
         "concept": [*trainer, *models("model."), *video("model.video"), *quick],
         "explain": [*models(), *video("geometry")],
         "measure": [*models(), *video("video")],
-    }[line[2].removeprefix("shapemotion/").removesuffix(".yaml")]
+    }[step_of(line)]
 
 
 def test_the_whole_path(tiny, tmp_path, capsys):
@@ -108,7 +114,7 @@ def test_the_whole_path_on_every_other_small_vlm(vlm, tmp_path, capsys):
         "concept": [*trainer, "--model.pairs", PAIRS, "--model.sampling_steps", "2", "--model.batch_size", "2"],
     }
     for line in commands(TINY, tmp_path, 0, ["--config", f"backbones/shapemotion_{vlm}.yaml"]):
-        over = quick.get(line[2].removeprefix("shapemotion/").removesuffix(".yaml"), [])
+        over = quick.get(step_of(line), [])
         assert main([*line, *over]) == 0, f"{line}\n{capsys.readouterr().err}"
     measured = json.loads((tmp_path / "measure.json").read_text(), parse_constant=pytest.fail)
     on_pixels = next(row for row in measured["agreement"] if row["source"] == "pixels")

@@ -50,7 +50,8 @@ def test_commands_refuse_a_file_as_their_folder_before_they_start(line, tmp_path
 
 
 def test_a_checkpoint_that_is_not_there_is_refused(tmp_path, capsys):
-    line = ["validate", "--config", "shapemotion/coupling.yaml", "--data.path", str(tmp_path)]
+    layers = ["--config", "coupling/base.yaml", "--config", "scale/laptop.yaml"]
+    line = ["validate", *layers, "--data.path", str(tmp_path)]
     assert main([*line, "--ckpt_path", "nope.ckpt"]) == 2
     assert capsys.readouterr().err.startswith("error: ckpt_path: no file 'nope.ckpt'")
 

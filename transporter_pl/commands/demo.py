@@ -93,7 +93,8 @@ def commands(budget: Budget, folder: Path, seed: int, layer: Sequence[str] = ())
     found = ["--data.root", clips, "--data.annotations", f"{clips}/annotations.json"]
     yield _line("encode", "encode", *layer, *found, "--out", cache)
     trained = ["--data.path", cache, "--model.export", coupling, "--trainer.max_steps", budget.coupling_steps]
-    yield _line("fit", "coupling", *trained, *_run_in(folder / "runs" / "coupling", seed))
+    layers = ["--config", "coupling/base.yaml", "--config", "scale/laptop.yaml"]
+    yield ["fit", *layers, *map(str, [*trained, *_run_in(folder / "runs" / "coupling", seed)])]
     learned = ["--model.coupling", coupling, "--model.export", concepts, "--model.steps", budget.concept_steps]
     yield _line("fit", "concept", *layer, *learned, "--model.seed", seed, *_run_in(folder / "runs" / "concept", seed))
     for pair in budget.pairs:
