@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import caches
 import lightning as L  # noqa: N812
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transporter_pl.cli import main
 from transporter_pl.coupling.config import CouplingOptions
 from transporter_pl.coupling.losses import LossWeights
 from transporter_pl.coupling.network import CouplingNetwork
-from transporter_pl.datamodules.cache_files import CacheKey, CacheWriter
+from transporter_pl.datamodules.cache.key import CacheKey
 from transporter_pl.errors import TransporterError
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.samples import Encoded, Origin, Shapes, VideoSpec
@@ -169,11 +170,8 @@ def cache(tmp_path):
 
 def write_cache(folder, video=ORIGIN.video, batch=None):
     backbones = BackboneSpec("wan", "hub/generator", "bfloat16"), BackboneSpec("video_llama3", "hub/vlm", "bfloat16")
-    writer = CacheWriter(folder, CacheKey(*backbones, video, "clips", "w1", "w2"))
-    batch = batch or RandomEncodings().batch(list(range(12)))
-    tensors = {name: getattr(batch, name).bfloat16() for name in ("latents", "condition", "tokens", "reencoded")}
-    writer.add(replace(batch, **tensors), [], 12)
-    writer.finish()
+    key = CacheKey(*backbones, video, "clips", generator_weights="w1", vlm_weights="w2")
+    caches.write_cache(folder, key, batch or RandomEncodings().batch(list(range(12))))
     return folder
 
 

@@ -6,12 +6,15 @@ import pkgutil
 from pathlib import Path
 from typing import Any
 
+import lightning as L  # noqa: N812
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Shapes
+from transporter_pl.stages.checkpoints import damage, is_url, last_checkpoint
 
 NEEDED = {  # command → what the stage defines, and what the stage or its data does
     "fit": ("training_step", "train_dataloader"),
@@ -51,19 +54,50 @@ class StageCLI(LightningCLI):
         check_checkpoint(config.get("ckpt_path"))
         check_command(str(self.subcommand), *(_class_of(config.get(key)) for key in ("model", "data")))
 
+    def before_fit(self) -> None:
+        """Find the checkpoint that was asked for, now that the trainer says where the run's checkpoints are."""
+        given = self.config_init[self.subcommand]
+        given["ckpt_path"] = resolved_checkpoint(given.get("ckpt_path"), self.trainer)
+
+    before_validate = before_test = before_fit
+
     def _parse_ckpt_path(self) -> None:
         """Leave the config as it is: Lightning would put the checkpoint's hyperparameters over the user's overrides."""
 
 
 def check_checkpoint(path: str | None) -> None:
-    """Refuse a checkpoint file that is not there; a word such as ``last`` is Lightning's to resolve.
+    """Refuse a checkpoint file that is not there, before anything is loaded.
 
     Raises:
         TransporterError: If so.
     """
-    if path and str(path).endswith(".ckpt") and not Path(path).is_file():
+    if path and str(path).endswith(".ckpt") and not is_url(path) and not Path(path).is_file():
         msg = f"ckpt_path: no file {str(path)!r}; give a training checkpoint, they lie under the run's default_root_dir"
         raise TransporterError(msg)
+
+
+def resolved_checkpoint(path: str | None, trainer: L.Trainer) -> str | None:
+    """The checkpoint that is meant: ``last`` is the newest of all starts of a run, ``None`` where there is none yet.
+
+    Lightning itself looks for ``last`` in the new folder of this start alone, where nothing can be, and begins anew.
+    A job of a cluster has the same command line when it is started first and when it is started again.
+
+    Raises:
+        TransporterError: If a file can't be resumed from; names the last one that can.
+    """
+    if path == "last":
+        found = last_checkpoint(trainer)
+        where = f"under {trainer.default_root_dir!r}"
+        rank_zero_info(f"ckpt_path: going on from {found}" if found else f"ckpt_path: no checkpoint yet {where}")
+        return None if found is None else str(found)
+    file = None if path is None or is_url(path) else Path(path)
+    trouble = damage(file) if file and file.is_file() else None
+    if trouble:
+        good = last_checkpoint(trainer, but=file)
+        other = "no other is good" if good is None else f"the last good one is {str(good)!r}"
+        msg = f"ckpt_path: {path!r} {trouble}; {other}"
+        raise TransporterError(msg)
+    return path
 
 
 def check_command(command: str, stage: object, data: object) -> None:

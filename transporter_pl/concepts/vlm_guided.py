@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from transporter_pl.concepts.objectives import Loss, Objective
@@ -78,7 +79,7 @@ class VLMGuided(Objective):
         for pair, rows in enumerate(places):
             points = self.teacher.points(spread(rows, SAMPLE)).to(self.teacher.device)
             sizes.append(points.change.square().mean())
-            self.words.append(self._plausible(pair, points))
+            self.words.append(_agreed(self._plausible(pair, points)))
             found.append([self._direction(pair, word) for word in self.words[pair]])
             seen = [self._seen(points, word) for word in self.words[pair]]
             if not resumed:
@@ -216,3 +217,11 @@ class VLMGuided(Objective):
         parts = torch.split(torch.arange(len(points)), self.teacher.at_once)
         asked = ((points[rows], velocity[rows], [prefixes[row] for row in rows.tolist()]) for rows in parts)
         return torch.cat([self._log_probs(self._tokens(some, v), begun) for some, v, begun in asked])
+
+
+def _agreed(words: list[str]) -> list[str]:
+    """The first process's words, in all processes: where two words are as likely, devices may rank them differently."""
+    box = [words]
+    if dist.is_available() and dist.is_initialized():
+        dist.broadcast_object_list(box)
+    return box[0]

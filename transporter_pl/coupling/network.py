@@ -41,6 +41,7 @@ class CouplingNetwork(nn.Module):
         self.transformer = CouplingTransformer(config) if "second" in self.transport.reads else None
         self.register_buffer("token_mean", torch.zeros(width))
         self.register_buffer("token_std", torch.ones(width))
+        _without_scalars(self)
 
     @property
     def needs_reencoded(self) -> bool:
@@ -71,15 +72,15 @@ class CouplingNetwork(nn.Module):
         self.token_std.copy_(torch.where(std > 1e-6 * std.max(), std, 1.0))
 
     def standardise(self, tokens: Tensor) -> Tensor:
-        """Tokens as they are → zero mean and unit variance per feature, (B, N, D)."""
-        return (tokens - self.token_mean) / self.token_std
+        """Tokens of any type → the network's own, with zero mean and unit variance per feature, (B, N, D)."""
+        return (tokens.to(self.token_mean) - self.token_mean) / self.token_std
 
     def standardised(self, latents: Tensor, condition: Tensor, reencoded: Tensor | None = None) -> Coupled:
         """As ``forward``, with all tokens of the result standardised; what the loss compares."""
         self._check(latents, condition, reencoded)
         # the backbones may be of half precision, whatever Φ is of
         latents, condition = latents.to(self.token_mean), condition.to(self.token_mean)
-        exact = None if reencoded is None else self.standardise(reencoded.to(self.token_mean))
+        exact = None if reencoded is None else self.standardise(reencoded)
         first = None if self.mixer is None else self.mixer(latents, condition)
         second = None if self.transformer is None else self.transformer(latents, condition, exact)
         return Coupled(tokens=self.transport(*self._read(first, second, exact)), first=first, second=second)
@@ -92,7 +93,7 @@ class CouplingNetwork(nn.Module):
             coupled: What ``standardised`` returned.
             reencoded: z_Ξ→Ω as it went in there.
         """
-        exact = None if reencoded is None else self.standardise(reencoded.to(self.token_mean))
+        exact = None if reencoded is None else self.standardise(reencoded)
         with full_precision(*self._read(coupled.first, coupled.second, exact)) as read:
             return self.transport.plan(*read)
 
@@ -160,3 +161,18 @@ class CouplingNetwork(nn.Module):
             msg = f"coupling: the weights in {str(folder)!r} are not those of its config.json; write the folder anew"
             raise TransporterError(msg) from error
         return network
+
+
+def _without_scalars(network: nn.Module) -> None:
+    """Give scalar parameters, such as ς, one dimension, as scalars can't be sharded; older files hold them as such."""
+    scalars = {name for name, parameter in network.named_parameters() if not parameter.ndim}
+    for name in scalars:
+        owner, _, own = name.rpartition(".")
+        scalar = network.get_parameter(name)
+        setattr(network.get_submodule(owner), own, nn.Parameter(scalar.detach().reshape(1), scalar.requires_grad))
+
+    def read(_: nn.Module, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
+        for name in scalars & {key.removeprefix(prefix) for key in state}:
+            state[prefix + name] = state[prefix + name].reshape(1)
+
+    network.register_load_state_dict_pre_hook(read)  # type: ignore[no-untyped-call]

@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
-import lightning as L  # noqa: N812
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from transporter_pl.chance import draws_of
-from transporter_pl.concepts.bank import Concept, ConceptBank
+from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.concepts.divergences import divergences
-from transporter_pl.concepts.objectives import Loss, check_objective, new_objective, velocity_objective
+from transporter_pl.concepts.objectives import Loss, check_objective, new_objective
 from transporter_pl.concepts.pairs import Pair, pairs_of
-from transporter_pl.concepts.teacher import Teacher, spread
-from transporter_pl.concepts.trajectories import settings_in, settings_of
+from transporter_pl.concepts.teacher import Teacher
+from transporter_pl.concepts.trajectories import Setting, settings_in, settings_of
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError, check_counts
-from transporter_pl.explain.explainer import Explainer
 from transporter_pl.loading import BackboneSpec, load_pair
-from transporter_pl.origin import checkpoint_name
-from transporter_pl.samples import Encoded, Origin, VideoSpec
+from transporter_pl.samples import VideoSpec
+from transporter_pl.stages.banking import bank_of, calibrated_bank
+from transporter_pl.stages.checkpoints import writing
 from transporter_pl.stages.hyperparameters import built, check_choices, export_folder, plain
+from transporter_pl.stages.latents import latents_for
+from transporter_pl.stages.sharding import SHARDING
+from transporter_pl.stages.stage import Stage
+from transporter_pl.stages.steady import SteadyTeacher
+from transporter_pl.stages.turns import Steps, Turn, check_turns, take_turn
 
 COUNTS = ("seeds", "noise_seeds", "sampling_steps", "guidance", "steps", "batch_size")
-SAMPLE = 16  # places of each pair at which the loss and the Δϑ that the bank tells are measured
 
 
-class ConceptStage(L.LightningModule):
+class ConceptStage(Stage):
     """Learns the vectors q of all pairs in one run; everything else is frozen.
 
     L = ‖ sg[G(z_t, ε−, t) + φ Δv] − G(z_t, ε− + φ q, t) ‖², or another objective. The latents z_t, v−, Δv and Δϑ belong
@@ -121,7 +122,7 @@ class ConceptStage(L.LightningModule):
         check_choices(ConceptStage, self.hparams)
         self.measure, self.options = divergences.get(divergence), objective_options or {}
         check_objective(objective, self.options)
-        _check_turns(len(self.pairs), steps * batch_size)
+        check_turns(len(self.pairs), steps * batch_size)
         self.teacher: Teacher | None = None
         self.register_parameter("vectors", None)
 
@@ -129,21 +130,30 @@ class ConceptStage(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Load the backbones and Φ, and see that every pair is a contrast to the VLM."""
+        super().setup(stage)
         if self.teacher is not None:
             return
+        if isinstance(self.trainer.strategy, SHARDING):
+            msg = "strategy: the vectors are few, there is nothing to shard; use ddp"
+            raise TransporterError(msg)
         options = self.hparams
         export_folder(self, "concepts")
-        clips = self._data() if options["trajectory"] == "data" else None
-        settings = settings_of(self.pairs) if clips is None else settings_in(clips, self.pairs, options["seeds"])
+        settings = settings_of(self.pairs) if options["trajectory"] == "generated" else self._settings_in_data()
         network, place = CouplingNetwork.from_pretrained(self.coupling), str(self.trainer.strategy.root_device)
         bridge = Bridge(*load_pair(*self.backbones, self.video, network, place), network)
         # no submodule of ours: checkpoints hold q alone
-        self.teacher = Teacher(bridge, self.pairs, settings, options["batch_size"])
+        self.teacher = SteadyTeacher(bridge, self.pairs, settings, options["batch_size"])
         self.objective = new_objective(options["objective"], self.teacher, options["prompt"], self.options)
 
+    def _settings_in_data(self) -> list[Setting]:
+        """What the clips of the first process's data show; the others have other parts of them."""
+        data = getattr(self.trainer, "datamodule", None)
+        clips = latents_for(data, self.backbones[0], self.video)
+        return self.trainer.strategy.broadcast(settings_in(clips, self.pairs, self.hparams["seeds"]))
+
     def on_fit_start(self) -> None:
-        """Draw the trajectories, once."""
-        options, teacher = self.hparams, self._fitted()
+        """Draw the trajectories, once; every process draws all of them."""
+        options, teacher = self.hparams, self.fitted()
         teacher.to(self.device)
         teacher.draw(
             torch.Generator().manual_seed(options["seed"]),
@@ -151,28 +161,23 @@ class ConceptStage(L.LightningModule):
             noise_seeds=options["noise_seeds"],
             steps=options["sampling_steps"],
             guidance=options["guidance"],
-            watch=self._watch("Trajectories"),
+            watch=self.watch("Trajectories"),
         )
         self.places = [teacher.places(index) for index in range(len(self.pairs))]
         self.objective.prepare(self.places)
+        # devices may differ in the last bits of what each has found
+        self.objective.load_state_dict(self.trainer.strategy.broadcast(self.objective.state_dict()))
 
-    def _watch(self, what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
+    def watch(self, what: str) -> Callable[[Iterable[Any]], Iterable[Any]]:
+        """Shows how far something is, on the first process."""
         return partial(track, description=what, transient=True, disable=not self.trainer.is_global_zero)
 
-    def _data(self) -> Iterable[Encoded]:
-        datamodule = getattr(self.trainer, "datamodule", None)
-        if datamodule is None:
-            msg = "trajectory: 'data' needs clips; give a data module of cached latents, or trajectory: generated"
-            raise TransporterError(msg)
-        origin = getattr(datamodule, "origin", None)
-        if not isinstance(origin, Origin):
-            msg = f"data: {type(datamodule).__name__} does not say which generator made its latents; use a latent cache"
-            raise TransporterError(msg)
-        _check_origin(origin, self.backbones[0], self.video)
-        batches: Iterable[Encoded] = datamodule.train_dataloader()
-        return batches
+    def fitted(self) -> Teacher:
+        """The frozen models.
 
-    def _fitted(self) -> Teacher:
+        Raises:
+            TransporterError: If they are not loaded yet.
+        """
         if self.teacher is None:
             msg = "ConceptStage: no backbone is loaded; run the Trainer's fit first"
             raise TransporterError(msg)
@@ -200,13 +205,13 @@ class ConceptStage(L.LightningModule):
         if self.teacher is None:
             checkpoint["state_dict"] = {"vectors": state["vectors"]}
 
-    def train_dataloader(self) -> DataLoader[int]:
+    def train_dataloader(self) -> Steps:
         """One item a step; the points are drawn in the step."""
-        return DataLoader(range(self.hparams["steps"]), batch_size=None)  # type: ignore[arg-type]
+        return Steps(self.hparams["steps"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with linear decay, for the vectors and for what the objective learns."""
-        unit = self._fitted().condition_rms() if self.hparams["lr_unit"] == "rms" else 1.0
+        unit = self.fitted().condition_rms() if self.hparams["lr_unit"] == "rms" else 1.0
         own = {"params": list(self.objective.parameters()), "lr": self.objective.lr}
         groups: list[dict[str, Any]] = [{"params": [self.vectors]}, own]
         optimizer = torch.optim.Adam(groups, self.hparams["lr"] * unit)
@@ -215,16 +220,14 @@ class ConceptStage(L.LightningModule):
 
     def training_step(self, batch: int, index: int) -> Tensor:
         """The objective at points of the pairs in turn, as each pair has a vector of its own."""
-        count, teacher = self.hparams["batch_size"], self._fitted()
-        self.draws = self.objective.draws = self._chance()
-        owner = (self.global_step * count + torch.arange(count)) % len(self.pairs)
-        places = torch.stack([self._place(pair) for pair in owner.tolist()])
-        points = teacher.points(places).to(self.device)
-        phi = self._dial(places).to(self.device)
-        loss = self.objective(points, self.concepts()[owner.to(self.device)], phi)
+        self.objective.draws = draws = self._draws()
+        processes = self.global_rank, self.trainer.world_size
+        turn = take_turn(self.places, self.global_step, self.hparams["batch_size"], *processes, draws)
+        points = self.fitted().points(turn.places).to(self.device)
+        vectors, phi = self.concepts()[turn.owner.to(self.device)], self._dial(turn).to(self.device)
+        loss = self.objective(points, vectors, phi)
         self._log(loss)
-        # the mean over each pair's points, summed over pairs
-        total: Tensor = (loss.total / owner.bincount()[owner].to(loss.total)).sum()
+        total: Tensor = (loss.total / turn.share.to(loss.total)).sum()
         return total
 
     def concepts(self) -> Tensor:
@@ -234,20 +237,16 @@ class ConceptStage(L.LightningModule):
             return self.vectors
         return self.vectors + (shift.mean(1, keepdim=True) if self.hparams["shape"] == "vector" else shift)
 
-    def _chance(self) -> torch.Generator:
-        """The draws of this batch, the same whether a training was interrupted or not."""
+    def _draws(self) -> torch.Generator:
+        """The draws of this batch, the same in all processes, and whether a training was interrupted or not."""
         batch = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        return draws_of(f"{self.hparams['seed']}-{self.global_rank}-{batch}")
+        return draws_of(f"{self.hparams['seed']}-0-{batch}")
 
-    def _place(self, pair: int) -> Tensor:
-        places = self.places[pair]
-        return places[torch.randint(len(places), (), generator=self.draws)]
-
-    def _dial(self, places: Tensor) -> Tensor:
-        """φ of places (B, 2)."""
+    def _dial(self, turn: Turn) -> Tensor:
+        """φ of a turn's points, (B,)."""
         if self.hparams["phi"] == "uniform":
-            return torch.rand(len(places), generator=self.draws)
-        return self._fitted().divergence(places, self.hparams["prompt"], self.measure)
+            return turn.chance
+        return self.fitted().divergence(turn.places, self.hparams["prompt"], self.measure)
 
     def _log(self, loss: Loss) -> None:
         with torch.no_grad():
@@ -256,6 +255,10 @@ class ConceptStage(L.LightningModule):
             for name, values in loss.parts.items():
                 self.log(name, values.mean(), prog_bar=True, batch_size=1)
 
+    def on_train_start(self) -> None:
+        """Take no further step where a training that was finished is resumed, to write its bank again."""
+        self.on_train_batch_end()
+
     def on_train_batch_end(self, *_: object) -> None:
         """Stop after ``steps``, whatever loader runs."""
         if self.global_step >= self.hparams["steps"]:
@@ -263,94 +266,23 @@ class ConceptStage(L.LightningModule):
 
     # -- what is handed on --------------------------------------------------------------------------------------------
 
+    def bank(self) -> ConceptBank:
+        """The bank as it stands; after or during a training."""
+        return bank_of(self)
+
     def on_fit_end(self) -> None:
         """Write the bank's folder, if there was a step; then measure what the concepts do, and write that too."""
         if not (self.trainer.is_global_zero and self.global_step):
             return
         folder, bank = export_folder(self, "concepts"), self.bank()
-        bank.save(folder)
+        with writing("export", folder):
+            bank.save(folder)
         if self.hparams["calibration_seeds"]:
-            calibrated = self._calibrated(bank)
-            calibrated.save(folder)
+            calibrated = calibrated_bank(self, bank)
+            with writing("export", folder):
+                calibrated.save(folder)
             for concept in calibrated.entries:
                 if concept.calibration is not None:
                     Console(markup=False, highlight=False).print(
                         concept.calibration.sentence(concept.pair), soft_wrap=True
                     )
-
-    def _calibrated(self, bank: ConceptBank) -> ConceptBank:
-        explainer = Explainer(self._fitted().bridge, bank)
-        entries = self._watch("Calibration")(enumerate(bank.entries))
-        return replace(bank, entries=tuple(self._measured(explainer, index, concept) for index, concept in entries))
-
-    def _measured(self, explainer: Explainer, index: int, concept: Concept) -> Concept:
-        options = self.hparams
-        contexts = [setting.context for setting in self._fitted().settings if setting.pair == index]
-        calibration = explainer.calibrate(
-            concept.pair,
-            options["calibration_seeds"],
-            contexts=contexts,
-            steps=options["sampling_steps"],
-            guidance=options["guidance"],
-            prompt=options["prompt"],
-            batch_size=options["batch_size"],
-        )
-        return replace(concept, calibration=calibration)
-
-    def bank(self) -> ConceptBank:
-        """The bank as it stands; after or during a training."""
-        teacher, options = self._fitted(), self.hparams
-        vectors, prompt = self.concepts().detach(), options["prompt"] or teacher.bridge.vlm.default_prompt
-        entries = []
-        for index, pair in enumerate(self.pairs):
-            divergence, loss, explained = self._outcome(index, vectors[[index]])
-            entries.append(
-                Concept(
-                    pair=pair,
-                    vector=(vectors[index, 0] if options["shape"] == "vector" else vectors[index]).clone(),
-                    divergence=divergence,
-                    steps=self.global_step,
-                    loss=loss,
-                    explained=explained,
-                    prompt=prompt,
-                    objective=self._story(index),
-                )
-            )
-        made = teacher.bridge.origin
-        notes = self.coupling, tuple(entries), made.generator_weights, made.vlm_weights
-        return ConceptBank(made.generator, made.vlm, *notes)
-
-    def _story(self, pair: int) -> str:
-        """What was minimised, how φ was chosen, and what the objective has learned."""
-        parts = self.hparams["objective"], f"φ {self.hparams['phi']}", self.objective.story(pair)
-        return ", ".join(part for part in parts if part)
-
-    @torch.no_grad()
-    def _outcome(self, pair: int, vector: Tensor) -> tuple[float, float, float]:
-        """Δϑ, the velocity objective, and what of it is explained, at some places of a pair and φ from 0 to 1."""
-        places, teacher = self.places[pair], self._fitted()
-        some = spread(places, SAMPLE)
-        dials = torch.linspace(0.1, 1, len(some))[torch.randperm(len(some), generator=torch.Generator().manual_seed(0))]
-        losses = []
-        for rows, phi in zip(torch.split(some, teacher.at_once), torch.split(dials, teacher.at_once), strict=True):
-            points, device = teacher.points(rows).to(teacher.device), teacher.device
-            q, condition = vector.to(device).expand(len(rows), -1, -1), teacher.condition(points.context, 0)
-            losses.append(velocity_objective(teacher.bridge.generator, points, condition, q, phi.to(device)))
-        loss, start = (torch.cat(column).mean().item() for column in zip(*losses, strict=True))
-        divergence = teacher.divergence(some, self.hparams["prompt"], self.measure).mean().item()
-        return divergence, loss, 1 - loss / start
-
-
-def _check_turns(pairs: int, points: int) -> None:
-    if points < pairs:
-        msg = f"steps: {points} points in all for {pairs} pairs; raise steps or batch_size, so that each has its turn"
-        raise TransporterError(msg)
-
-
-def _check_origin(origin: Origin, generator: BackboneSpec, video: VideoSpec) -> None:
-    """Refuse latents of another generator, or of another geometry."""
-    names = checkpoint_name(origin.generator), checkpoint_name(generator.path)
-    for field, made, given in (("generator", *names), ("video", str(origin.video), str(video))):
-        if made != given:
-            msg = f"{field}: the data's latents were made with {made}, not {given}; use that, or encode the clips anew"
-            raise TransporterError(msg)

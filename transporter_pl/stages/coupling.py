@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import lightning as L  # noqa: N812
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
@@ -21,8 +22,11 @@ from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.coupling.storage import origin_from
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Encoded, Origin, Shapes
+from transporter_pl.stages.checkpoints import writing
 from transporter_pl.stages.guard import LossGuard
 from transporter_pl.stages.hyperparameters import built, export_folder
+from transporter_pl.stages.sharding import check_sharding, gathered, shard
+from transporter_pl.stages.stage import Stage
 
 BAR = {"first": "L1", "second": "L2", "transport": "L3", "total": "loss"}  # names that leave room for the progress bar
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")  # Lightning's others would cast batches, which are frozen
@@ -44,7 +48,7 @@ class EncodedData(Protocol):
         """Mean and standard deviation of every feature of z_Ω over the training clips, both (D,)."""
 
 
-class CouplingStage(L.LightningModule):
+class CouplingStage(Stage):
     """Trains Φ by L1 + L2 + L3 (TRANSPORTER: AdamW, lr 1e-3, 100k steps of 8 batches of 8).
 
     Holds no backbone, so a checkpoint is Φ alone. At the end of ``fit`` it writes Φ as a folder for
@@ -88,6 +92,8 @@ class CouplingStage(L.LightningModule):
             TransporterError: If a setting differs (names it), the data module does not tell, or the export folder can't
                 be one.
         """
+        super().setup(stage)
+        check_sharding(self.trainer.strategy)
         if self.trainer.precision not in PRECISIONS:
             msg = f"precision: {self.trainer.precision!r} would change what the data hold; use {', '.join(PRECISIONS)}"
             raise TransporterError(msg)
@@ -118,13 +124,14 @@ class CouplingStage(L.LightningModule):
         self.network.origin = origin_from(checkpoint.get("origin"))
         if self._given is not None:
             check_same(self.network.origin, built(Shapes, made_for), *self._given)
-        self._check_network(checkpoint)
+        if "state_dict" in checkpoint:  # sharded weights are there already
+            self._check_network(checkpoint)
 
     def _check_network(self, checkpoint: dict[str, Any]) -> None:
         """Refuse the weights of another network, naming the options that differ."""
         was, now = checkpoint["hyper_parameters"]["network"], self.hparams["network"]
         saved, own = (
-            {name: weight.shape for name, weight in state.items() if not name.startswith("network.token_")}
+            {name: weight.shape or (1,) for name, weight in state.items() if not name.startswith("network.token_")}
             for state in (checkpoint["state_dict"], self.state_dict())
         )
         if saved != own:
@@ -133,9 +140,10 @@ class CouplingStage(L.LightningModule):
             raise TransporterError(msg)
 
     def on_fit_start(self) -> None:
-        """Take the statistics of the tokens, and the backbones' names, from the data."""
+        """Take the statistics of the tokens, unless a checkpoint told them, and the backbones' names, from the data."""
         data: EncodedData = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.network.set_statistics(*(x.to(self.device) for x in data.token_statistics()))
+        if not (self.trainer.ckpt_path and self.network.has_statistics):
+            self.network.set_statistics(*(x.to(self.device) for x in data.token_statistics()))
         self.network.origin = data.origin
         # decode-and-re-encode learns nothing: Φ's folder is written at once
         self.trainer.should_stop = not self._trained()
@@ -171,14 +179,19 @@ class CouplingStage(L.LightningModule):
         named = {f"{stage}/{name}": value for name, value in logged.items()}
         self.log_dict(named, batch_size=len(batch.ids), sync_dist=stage != "train")
         short = {BAR[name]: logged[name] for name in BAR if name in logged} if stage == "train" else {stage: total}
-        self.log_dict(short, prog_bar=True, logger=False, batch_size=len(batch.ids))
+        self.log_dict(short, prog_bar=True, logger=False, batch_size=len(batch.ids), sync_dist=stage != "train")
         return total
 
     # -- what is learned ----------------------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[L.Callback]:
-        """What stops a training that has gone wrong."""
-        return [LossGuard()]
+        """What stops a training that has gone wrong, and what lets it be interrupted."""
+        return [LossGuard(), *super().configure_callbacks()]
+
+    def configure_model(self) -> None:
+        """Shard Φ where the strategy asks for it."""
+        if self._trainer is not None and isinstance(self.trainer.strategy, ModelParallelStrategy):
+            shard(self.network, self.trainer.strategy.device_mesh["data_parallel"])
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.network.parameters() if p.requires_grad]
@@ -197,8 +210,10 @@ class CouplingStage(L.LightningModule):
 
     def on_fit_end(self) -> None:
         """Write Φ's folder."""
+        network, folder = gathered(self.network), export_folder(self, "coupling")
         if self.trainer.is_global_zero:
-            self.network.save(export_folder(self, "coupling"))
+            with writing("export", folder):
+                network.save(folder)
 
 
 def measured_loss(network: CouplingNetwork, batch: Encoded, weights: LossWeights) -> tuple[Tensor, dict[str, Tensor]]:

@@ -8,11 +8,14 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import lightning as L  # noqa: N812
 import torch
+import torch.distributed as dist
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.utils import get_total_norm
 
 from transporter_pl.errors import TransporterError
@@ -46,17 +49,30 @@ class LossGuard(L.Callback):
 
     It stops, too, where the loss diverges: where its mean over the last ``WINDOW`` optimiser steps, or as many as there
     are, exceeds ``DIVERGED`` times the lowest such mean so far, and what the loss began with, as one that is nearly 0
-    may well leap. All is read once an optimiser step, so that a GPU does not wait for each of several batches. Of
-    several processes, each speaks of its own batches. With a gradient scaler (``16-mixed``) gradients may overflow, as
-    it then skips the step itself.
+    may well leap. All is read once an optimiser step, so that a GPU does not wait for each of several batches. Several
+    processes judge the mean of their losses, and stop together. With a gradient scaler (``16-mixed``) gradients may
+    overflow, as it then skips the step itself.
     """
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin anew, also after a checkpoint."""
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Begin anew; a checkpoint goes on with what was seen before it."""
         self._seen: list[Seen] = []
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._first = self._lowest = math.inf
-        self._calm = trainer.global_step  # steps after which the weights were still good
+        self._calm: int | None = None  # steps after which the weights were still good
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the loss was."""
+        return {"recent": list(self._recent), "first": self._first, "lowest": self._lowest, "calm": self._calm}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """The inverse."""
+        self._recent.extend(state_dict["recent"])
+        self._first, self._lowest, self._calm = (state_dict[name] for name in ("first", "lowest", "calm"))
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Know when the run began."""
+        self._calm = trainer.global_step if self._calm is None else self._calm
         self._started = time.time()
 
     def on_train_batch_start(
@@ -76,6 +92,7 @@ class LossGuard(L.Callback):
         """Measure the gradients."""
         gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
         norm = get_total_norm(gradients) if _scaler(trainer) is None else torch.zeros_like(self._loss)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm  # of all shards
         self._seen.append(Seen(*self._clips, self._loss, norm))
 
     def on_before_optimizer_step(
@@ -87,12 +104,22 @@ class LossGuard(L.Callback):
             TransporterError: Naming the step, its clips and the last good checkpoint.
         """
         seen, self._seen = self._seen, []
-        losses, norms = torch.stack([torch.stack([s.loss, s.norm.to(s.loss)]) for s in seen]).mT.tolist()
-        for batch, loss, norm in zip(seen, losses, norms, strict=True):
+        own = torch.stack([torch.stack([s.loss, s.norm.to(s.loss)]) for s in seen]).mT
+        mean = trainer.strategy.reduce(own.clone(), reduce_op="mean")
+        (losses, norms), (of_all, norms_of_all) = torch.stack([own, mean]).tolist()
+        if not all(map(math.isfinite, [*of_all, *norms_of_all])):
+            raise TransporterError(_agreed(self._not_finite(trainer, seen, losses, norms)))
+        self._follow(trainer, sum(of_all) / len(seen), seen)
+
+    def _not_finite(
+        self, trainer: L.Trainer, seen: list[Seen], losses: list[float], norms: list[float]
+    ) -> tuple[int, str] | None:
+        """The first of this process's batches that is at fault, and what to say of it."""
+        for index, (batch, loss, norm) in enumerate(zip(seen, losses, norms, strict=True)):
             for said, value in ((f"loss: {loss}", loss), (f"gradients: norm {norm}", norm)):
                 if not math.isfinite(value):
-                    raise self._error(trainer, said, [batch])
-        self._follow(trainer, sum(losses) / len(losses), seen)
+                    return index, str(self._error(trainer, said, [batch]))
+        return None
 
     def _follow(self, trainer: L.Trainer, loss: float, seen: list[Seen]) -> None:
         """Hold a step's loss against those before it."""
@@ -117,9 +144,18 @@ class LossGuard(L.Callback):
             said += f", of which {shortened(broken)} hold values that are not finite"
             fix = "encode those anew, or leave them out"
         # such clips say nothing against the weights
-        found = last_good_checkpoint(trainer, self._started, self._calm + bool(broken))
+        found = last_good_checkpoint(trainer, self._started, (self._calm or 0) + bool(broken))
         last = "there is no good checkpoint" if found is None else f"the last good checkpoint is {str(found)!r}"
         return TransporterError(f"{said}; {last}; {fix}")
+
+
+def _agreed(found: tuple[int, str] | None) -> str:
+    """What the processes say of the first batch at fault; one of them has found it, and all stop."""
+    every: list[tuple[int, str] | None] = [found]
+    if dist.is_available() and dist.is_initialized():
+        every *= dist.get_world_size()
+        dist.all_gather_object(every, found)
+    return min(one for one in every if one is not None)[1]
 
 
 def shortened(ids: list[str]) -> str:

@@ -22,6 +22,7 @@ from transporter_pl.origin import weights_fingerprint
 from transporter_pl.report.relations import Relations, relations_figure
 from transporter_pl.samples import Encoded
 from transporter_pl.stages.coupling import CouplingStage
+from transporter_pl.stages.sharding import gathered
 
 
 class _Watch(L.Callback, ABC):
@@ -37,9 +38,9 @@ class _Watch(L.Callback, ABC):
         Raises:
             TransporterError: If the callback stands in another stage's config.
         """
-        stage, loggers = self._stage(pl_module), trainer.loggers if trainer.is_global_zero else []
-        self._boards = [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
-        self._shown = 0
+        stage, loggers = self._stage(pl_module), [x for x in trainer.loggers if isinstance(x, TensorBoardLogger)]
+        self._watched, self._shown = bool(loggers), 0
+        self._boards = [logger.experiment for logger in loggers] if trainer.is_global_zero else []
         if self._boards:
             self._take(trainer.datamodule, stage.device)  # type: ignore[attr-defined]
 
@@ -59,10 +60,12 @@ class _Watch(L.Callback, ABC):
 
     @torch.no_grad()
     def _look(self, step: int, pl_module: L.LightningModule) -> None:
-        if self._boards and step != self._shown:  # several batches may make up a step
+        if self._watched and step != self._shown:  # several batches may make up a step
             self._shown = step
-            with evaluated(self._stage(pl_module).network) as network:
-                self._show(network, step)
+            network = gathered(self._stage(pl_module).network)  # by all processes, whoever shows it
+            if self._boards:
+                with evaluated(network.to(pl_module.device)):
+                    self._show(network, step)
 
     @abstractmethod
     def _show(self, network: CouplingNetwork, step: int) -> None:

@@ -1,0 +1,70 @@
+"""What two processes do that torchrun starts: ``two_processes.py FOLDER CLIP``, see ``test_two_processes``."""
+
+import json
+import sys
+from pathlib import Path
+
+import lightning as L  # noqa: N812
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
+from resumable_data import SHAPES, OrderedEncodings
+
+from transporter_pl.coupling.config import CouplingOptions
+from transporter_pl.errors import TransporterError
+from transporter_pl.loading import BackboneSpec
+from transporter_pl.samples import VideoSpec
+from transporter_pl.stages.concept import ConceptStage
+from transporter_pl.stages.coupling import CouplingStage
+
+SMALL = CouplingOptions(
+    width=16, heads=2, expansion=2, mixer_layers=2, transformer_layers=1, transport_options={"projections": 4}
+)
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+STEPS = {"max_steps": 4, "accumulate_grad_batches": 2, "gradient_clip_val": 1.0}
+
+
+def coupling(folder, batch_size, resumed=None, spoiled=None, **options):
+    """Train Φ; returns the loss of the last validation."""
+    torch.manual_seed(0)
+    stage = CouplingStage(SHAPES, network=SMALL, warmup=1)
+    data = OrderedEncodings(batch_size=batch_size, dtype="float32")
+    if spoiled is not None:
+        data.tensors["latents"][spoiled] = torch.nan
+    fit = L.Trainer(default_root_dir=folder, **{**QUIET, **STEPS, **options})
+    fit.fit(stage, datamodule=data, ckpt_path=resumed)
+    return fit.callback_metrics.get("val/total")
+
+
+def concepts(folder, arguments, batch_size, **options):
+    """Learn concepts with both objectives, a bank and checkpoints each."""
+    torch.manual_seed(0)
+    for name, learned in (("velocity", {}), ("vlm_guided", {"words": 3})):
+        stage = ConceptStage(**arguments, objective=name, objective_options=learned, batch_size=batch_size)
+        L.Trainer(default_root_dir=folder / name, max_epochs=-1, **{**QUIET, **options}).fit(stage)
+
+
+def sharded():
+    return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+
+def main(folder):
+    two = {"devices": 2, "strategy": "ddp"}
+    found = {"val": float(coupling(folder / "ddp", 2, **two))}
+    saved = ModelCheckpoint(folder / "fsdp", "{step}", every_n_train_steps=2, save_top_k=-1)
+    coupling(folder / "fsdp", 2, devices=2, strategy=sharded(), callbacks=[saved])
+    coupling(folder / "resumed", 2, folder / "fsdp" / "step=2.ckpt", devices=2, strategy=sharded())
+    try:
+        coupling(folder / "spoiled", 2, spoiled=int(sys.argv[2]), **two)
+    except TransporterError as error:
+        found["error"] = str(error)
+    arguments = json.loads((folder / "concepts.json").read_text())
+    for name in ("generator", "vlm"):
+        arguments[name] = BackboneSpec(**arguments[name])
+    arguments["video"] = VideoSpec(**arguments["video"])
+    concepts(folder / "two", arguments, 2, **two)
+    (folder / f"rank{torch.distributed.get_rank()}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,60 @@
+"""Φ over several devices, where it is too large for each to hold it whole (FSDP2)."""
+
+from __future__ import annotations
+
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+
+from transporter_pl.coupling.network import CouplingNetwork
+from transporter_pl.errors import TransporterError
+
+SHARDING = (FSDPStrategy, ModelParallelStrategy)
+LAYER = "configs/cluster/fsdp.yaml"
+
+
+def check_sharding(strategy: Strategy) -> None:
+    """Refuse ways of sharding that would spoil something in silence.
+
+    FSDP1 rounds the statistics of the tokens to the precision of the weights, and makes flat pieces of all weights, so
+    that weight decay can't tell matrices from vectors; shards in folders are no file that can be checked as a whole.
+
+    Raises:
+        TransporterError: If it is one of these.
+    """
+    scattered = isinstance(strategy, ModelParallelStrategy) and strategy._save_distributed_checkpoint
+    if isinstance(strategy, FSDPStrategy) or scattered:
+        name = type(strategy).__name__
+        msg = f"strategy: {name} as it is given would round Φ's statistics or scatter its checkpoints; "
+        raise TransporterError(msg + f"use --config {LAYER}, which is FSDP2")
+
+
+def shard(network: CouplingNetwork, mesh: DeviceMesh) -> None:
+    """Spread every layer's weights over a mesh of devices, and what is left as one more piece; once."""
+    if isinstance(network, FSDPModule):
+        return
+    parts = (part for part in (network.mixer, network.transformer) if part is not None)
+    for layer in (layer for part in parts for layer in _layers(part)):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(network, mesh=mesh)
+    register_fsdp_forward_method(network, "standardised")
+
+
+def _layers(part: nn.Module) -> list[nn.Module]:
+    return list(part.get_submodule("layers").children())
+
+
+def gathered(network: CouplingNetwork) -> CouplingNetwork:
+    """Φ with all of its weights, on the first process; itself where it is not sharded. All processes take part.
+
+    On the other processes, what comes back has the right shapes alone.
+    """
+    if not isinstance(network, FSDPModule):
+        return network
+    whole = get_model_state_dict(network, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    copy = CouplingNetwork(network.config)
+    copy.origin = network.origin
+    copy.load_state_dict(whole, strict=bool(whole))
+    return copy
