@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save_file
 from torch import Tensor
 
@@ -147,18 +147,29 @@ def read_index(place: Place) -> Index | None:
     Raises:
         TransporterError: If it can't be read.
     """
-    found = place.whole(INDEX)
-    if found is None:
-        return None
     try:
-        header = json.loads(found[8 : 8 + int.from_bytes(found[:8], "little")])
-        summary = Summary(**json.loads(header["__metadata__"]["summary"]))
-        return Index(**load(found), summary=summary)
+        found = _contents(place)
+        return None if found is None else Index(**found[0], summary=Summary(**json.loads(found[1]["summary"])))
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         msg = (
             f"path: {INDEX} in {str(place)!r} is damaged ({error}); delete that file and run `transporter encode` again"
         )
         raise TransporterError(msg) from error
+
+
+def _contents(place: Place) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """The index's tensors and its notes; a folder's is mapped, so that what nobody looks at is never read."""
+    if place.remote:
+        found = place.whole(INDEX)
+        if found is None:
+            return None
+        header = json.loads(found[8 : 8 + int.from_bytes(found[:8], "little")])
+        return load(found), header["__metadata__"]
+    file = Path(place.path, INDEX)
+    if not file.is_file():
+        return None
+    with safe_open(file, "pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, opened.metadata()  # noqa: SIM118  (no dict)
 
 
 def stray_files(folder: Path, manifest: Manifest) -> list[Path]:
