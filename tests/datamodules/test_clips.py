@@ -65,6 +65,7 @@ def test_random_captions_depend_on_the_seed_and_the_clip_alone(root):
     for row, captions in zip(ROWS, zip(*drawn.values(), strict=True), strict=True):
         assert {caption for (caption,) in captions} <= set(row.captions)
         assert len(set(captions)) > 5
+    assert any(len({caption.split(" of ")[0] for (caption,) in captions}) > 2 for captions in drawn.values())
     assert [c.captions for c in CaptionedClips(root, ROWS[2:], SPEC, "random", seed=3).clips] == drawn[3][2:]
 
 

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from transporter_pl.datamodules.folder import FolderClips
@@ -89,6 +89,7 @@ def test_ids_may_be_given(kind, root):
 
 
 @given(start=st.floats(0, 1e7), length=st.floats(0.001, 1e7))
+@example(start=12345.678, length=0.001)
 def test_windows_of_any_length_keep_their_names_apart(start, length, tmp_path_factory):
     root = tmp_path_factory.mktemp("any") / "videos"
     root.mkdir()
