@@ -94,10 +94,11 @@ def test_windows_of_any_length_keep_their_names_apart(start, length, tmp_path_fa
     root = tmp_path_factory.mktemp("any") / "videos"
     root.mkdir()
     (root / "a.mp4").touch()
-    rows = [_row("a.mp4", "x", start=start, end=end) for end in (start + length, start + 2 * length)]
+    windows = [(start, start + length), (start, start + 3 * length), (start + length, start + 3 * length)]
+    rows = [_row("a.mp4", "x", start=begin, end=end) for begin, end in windows]
     data = FolderClips(root, SPEC, _write(root, rows))
-    assert len(set(data.ids)) == 2
-    assert [clip.end for clip in data.clips] == [start + length, start + 2 * length]
+    assert len(set(data.ids)) == 3
+    assert [(clip.start, clip.end) for clip in data.clips] == windows
 
 
 @pytest.mark.parametrize("kind", KINDS)
