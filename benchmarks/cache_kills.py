@@ -38,7 +38,10 @@ def main(kills: int = 20, clips: int = 200, processes: int = 1, seed: int = 0) -
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         videos, whole, killed = (folder / part for part in ("clips", "whole", "killed"))
-        subprocess.run([TRANSPORTER, "clips", "--folder", videos, "--count", str(clips)], check=True)
+        subprocess.run(
+            [TRANSPORTER, "clips", "--config", "shapemotion/clips.yaml", "--folder", videos, "--count", str(clips)],
+            check=True,
+        )
         lasts = _encode(videos, whole, processes)
         for number in range(kills):
             moment = draws.uniform(0, lasts)

@@ -143,5 +143,6 @@ def _frames_at(frames: Iterator[Timed], times: list[Fraction]) -> tuple[list[av.
 
 def _pixels(frame: av.VideoFrame) -> Tensor:
     """(3, h, w) in [0, 1], turned upright."""
-    upright = np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+    # one thread: those of several readers would be in each other's way
+    upright = np.rot90(frame.to_ndarray(format="rgb24", threads=1), round(frame.rotation / 90))
     return torch.from_numpy(upright.copy()).permute(2, 0, 1) / 255

@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 def video(folder):
     """What is read from the files, (COUNT, T, 3, H, W)."""
     data = VatexClips(folder, folder / "annotations.json", SPEC)
-    return torch.cat([data[index].video for index in range(len(data))])
+    return torch.stack([data[index].video for index in range(len(data))])
 
 
 def _content(folder):
