@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from rich import filesize
 from rich.console import Console
 from rich.table import Table
 
@@ -100,8 +101,8 @@ def _data(made: Plan, clip: int, work: Work, storage: Storage) -> Table:
     table.add_row("latents z_Ξ (C, T', H', W')", " × ".join(map(str, shapes.latents)))
     table.add_row("condition (L, D_c)", " × ".join(map(str, shapes.condition)))
     table.add_row("tokens z_Ω (N, D)", f"{count} × {width}")
-    table.add_row(f"cache in {storage}, one clip", f"{clip / 2**20:.1f} MiB")
-    table.add_row(f"cache in {storage}, {work.clips} clips", f"{work.clips * clip / GIB:,.1f} GiB")
+    for count, said in ((1, "one clip"), (work.clips, f"{work.clips} clips")):
+        table.add_row(f"cache in {storage}, {said}", filesize.decimal(count * clip))  # as `cache info` says it
     return table
 
 
@@ -128,7 +129,7 @@ def _whole(whole: Sequence[Total], gpu: GPU, speed: Speed) -> Table:
 
 def _disk(whole: Sequence[Total]) -> Table:
     heads = "stage", "TB", "GB/s a GPU", "GB/s in all"
-    table = Table(*heads, title="Cache, written and read while no GPU waits", title_justify="left")
+    table = Table(*heads, title="The cache's disk, so that no GPU waits", title_justify="left")
     for total in (total for total in whole if total.moved):
         rates = total.moved / 1e12, total.demand / total.gpus / 1e9, total.demand / 1e9
         table.add_row(total.stage, *map(_short, rates))
