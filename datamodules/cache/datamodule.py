@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from transporter_pl.datamodules.cache.joined import JoinedCaches
-from transporter_pl.datamodules.cache.order import Batches, Permutation, ResumableLoader, Selection
+from transporter_pl.datamodules.cache.order import Batches, Permutation, ResumableLoader, Selection, ThreadedLoader
 from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.samples import Encoded, Origin, Shapes
@@ -35,7 +35,7 @@ class CacheDataModule(L.LightningDataModule):
         batch_size: Clips a batch.
         val_path: The same, of the validation clips.
         val_fraction: Share of the clips that validates, if there is no ``val_path``.
-        num_workers: Processes that read.
+        num_workers: Threads that read ahead.
 
     Raises:
         TransporterError: If an argument is out of its range; and, once the data is asked for, if there is no finished
@@ -133,11 +133,11 @@ class CacheDataModule(L.LightningDataModule):
         self._training = self._batches(self.split[0], shuffle=True)
         if state:
             self._training.load_state_dict(state)
-        return self._loader(ResumableLoader, self.cache, self._training)
+        return ResumableLoader(self.cache, None, sampler=self._training, num_workers=self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Encoded]:
         """Batches of validation clips, always in the same order."""
-        return self._loader(DataLoader, self.val_cache, self._batches(self.split[1]))
+        return ThreadedLoader(self.val_cache, None, sampler=self._batches(self.split[1]), num_workers=self.num_workers)
 
     def test_dataloader(self) -> DataLoader[Encoded]:
         """The validation clips."""
@@ -161,17 +161,6 @@ class CacheDataModule(L.LightningDataModule):
         if self.trainer is None:
             return batches()
         return batches(self.trainer.accumulate_grad_batches, self.trainer.world_size, self.trainer.global_rank)
-
-    def _loader(self, kind: type[DataLoader[Encoded]], cache: JoinedCaches, batches: Batches) -> DataLoader[Encoded]:
-        """A loader that asks for a whole batch at once."""
-        return kind(
-            cache,
-            batch_size=None,
-            sampler=batches,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            generator=torch.Generator(),  # a pass draws a number; of the run's own, one that goes on has drawn fewer
-        )
 
 
 def _listed(field: str, paths: str | list[str]) -> list[str]:

@@ -13,8 +13,9 @@ from torch.utils.data import Dataset
 
 from transporter_pl.datamodules.cache.index import read_index
 from transporter_pl.datamodules.cache.key import read_manifest
-from transporter_pl.datamodules.cache.places import MAPPED, Place
-from transporter_pl.datamodules.cache.shards import TENSORS, Shard, assembled
+from transporter_pl.datamodules.cache.memory import Memory
+from transporter_pl.datamodules.cache.places import Place, keep_last
+from transporter_pl.datamodules.cache.shards import TENSORS, Shard
 from transporter_pl.datamodules.cache.storage import Stored, restore
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Encoded
@@ -49,6 +50,7 @@ class LatentCache(Dataset[Encoded]):
             raise TransporterError(msg)
         self.key, self.shapes, self._index = manifest.key, manifest.shapes, index
         self._shards: OrderedDict[int, Shard] = OrderedDict()
+        self._memory = Memory()
 
     def __len__(self) -> int:
         """Number of clips."""
@@ -76,13 +78,12 @@ class LatentCache(Dataset[Encoded]):
 
     def _find(self, clip: int) -> tuple[Shard, int]:
         number, row = self._index.find(range(len(self))[clip])  # -1 is the last
-        if number not in self._shards:
+        shard = self._shards.get(number)
+        if shard is None:
             header, digest = int(self._index.headers[number]), self._index.digests[number].numpy().tobytes()
-            self._shards[number] = Shard(self.place, number, header, digest)
-            if len(self._shards) > MAPPED:
-                self._shards.popitem(last=False)
-        self._shards.move_to_end(number)
-        return self._shards[number], row
+            shard = Shard(self.place, number, header, digest)
+        keep_last(self._shards, number, shard)
+        return shard, row
 
     def _read(self, names: Sequence[str], rows: Sequence[tuple[Shard, int, int]]) -> list[Tensor]:
         """Tensors of (shard, row, caption), all asked for at once."""
@@ -101,8 +102,8 @@ class LatentCache(Dataset[Encoded]):
     def _tensor(self, name: str, dtype: torch.dtype, views: list[list[memoryview]]) -> Tensor:
         shape = self.shapes.tokens if name == "reencoded" else getattr(self.shapes, name)
         scales = [parts[1] for parts in views if len(parts) > 1]
-        scale = assembled(scales, torch.float32, ()) if scales else None
-        return restore(Stored(assembled([parts[0] for parts in views], dtype, shape), scale))
+        scale = self._memory.assembled(scales, torch.float32, ()) if scales else None
+        return restore(Stored(self._memory.assembled([parts[0] for parts in views], dtype, shape), scale))
 
     def __getstate__(self) -> dict[str, Any]:
         """Without open files, which every worker opens for itself."""

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import cast
 
@@ -191,10 +193,33 @@ class Batches(DistributedSampler[list[tuple[int, int]]]):
         return np.arange(start, stop, dtype=np.uint64) % np.uint64(count)
 
 
-class ResumableLoader(DataLoader[Encoded]):
-    """A loader of ``Batches`` that knows how many were taken; those that workers have read ahead do not count."""
+class ThreadedLoader(DataLoader[Encoded]):
+    """A loader of whole batches whose workers are threads of this process.
+
+    Reading a cache is copying, in which threads don't wait for each other; what processes read is copied once more.
+    """
 
     def __iter__(self) -> Iterator[Encoded]:  # type: ignore[override]
+        """Batches in the sampler's order; each worker is at most two ahead."""
+        if not self.num_workers:
+            yield from map(self.dataset.__getitem__, self.sampler)
+            return
+        pool, waiting = ThreadPoolExecutor(self.num_workers), deque[Future[Encoded]]()
+        try:
+            for items in self.sampler:
+                waiting.append(pool.submit(self.dataset.__getitem__, items))
+                if len(waiting) > 2 * self.num_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class ResumableLoader(ThreadedLoader):
+    """A loader of ``Batches`` that knows how many were taken; those that workers have read ahead do not count."""
+
+    def __iter__(self) -> Iterator[Encoded]:
         """As many batches as an epoch has, from where the last pass was left."""
         order = cast(Batches, self.sampler)
         for batch in super().__iter__():

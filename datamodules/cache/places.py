@@ -6,6 +6,7 @@ import mmap
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import fsspec
@@ -14,7 +15,18 @@ from transporter_pl.errors import TransporterError
 
 MAPPED = 64  # files that are mapped at once; a process may have 1024 open
 
+_KEEPING = Lock()
+
 Span = tuple[str, int, int]  # a file, and the first and the last byte but one
+
+
+def keep_last(kept: OrderedDict[Any, Any], name: object, value: object) -> None:
+    """Keep what was used last, ``MAPPED`` of them; several threads may read."""
+    with _KEEPING:
+        kept[name] = value
+        kept.move_to_end(name)
+        if len(kept) > MAPPED:
+            kept.popitem(last=False)
 
 
 class Place:
@@ -87,13 +99,12 @@ class Place:
         return memoryview(mapped)[start:stop]
 
     def _map(self, file: str) -> mmap.mmap:
-        if file not in self._mapped:
+        mapped = self._mapped.get(file)
+        if mapped is None:
             with Path(self.path, file).open("rb") as opened:
-                self._mapped[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-            if len(self._mapped) > MAPPED:
-                self._mapped.popitem(last=False)  # closed once nobody looks at it
-        self._mapped.move_to_end(file)
-        return self._mapped[file]
+                mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        keep_last(self._mapped, file, mapped)  # others are closed once nobody looks at them
+        return mapped
 
     def _url(self, name: str) -> str:
         return f"{self.path.rstrip('/')}/{name}"

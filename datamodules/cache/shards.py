@@ -250,13 +250,3 @@ def _lengths(condition: Tensor) -> list[int]:
 
 def _bytes(x: Tensor) -> Any:  # noqa: ANN401  (numpy's array, a buffer)
     return x.contiguous().view(torch.uint8).numpy() if x.numel() else b""
-
-
-def assembled(views: Sequence[memoryview], dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """Rows of bytes → (rows, *shape); what a row does not fill is zero."""
-    size = int(torch.Size(shape).numel()) * dtype.itemsize
-    full = all(len(view) == size for view in views)
-    out = (torch.empty if full else torch.zeros)(len(views), size, dtype=torch.uint8)
-    for row, view in zip(out.numpy(), views, strict=True):
-        row[: len(view)] = view
-    return out.view(dtype).view(len(views), *shape)

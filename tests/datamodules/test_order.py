@@ -148,8 +148,7 @@ def test_epochs_and_seeds_have_orders_and_captions_of_their_own():
 
 
 def _loader(batches, workers=0):
-    options = {"num_workers": workers, "persistent_workers": workers > 0}
-    return ResumableLoader(Items(), batch_size=None, sampler=batches, **options)
+    return ResumableLoader(Items(), None, sampler=batches, num_workers=workers)
 
 
 @given(counts, st.integers(1, 4), st.integers(1, 3), st.integers(0, 30))
@@ -179,6 +178,19 @@ def test_batches_that_workers_read_ahead_do_not_count(workers):
         assert loader.state_dict() == {**place, "batch_size": 2, "processes": 1}
     assert len(list(loader)) == 20  # over the end of an epoch
     assert (loader.state_dict()["epoch"], loader.state_dict()["taken"]) == (1, 18)
+
+
+class Spoilt(Dataset):
+    def __getitem__(self, items):
+        raise TransporterError("path: a shard is damaged")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_of_a_worker_reaches_the_training(workers):
+    loader = ResumableLoader(Spoilt(), None, sampler=Batches(Selection(range(9)), 2), num_workers=workers)
+    with pytest.raises(TransporterError, match="a shard is damaged"):
+        next(iter(loader))
+    assert loader.state_dict()["taken"] == 0
 
 
 def test_it_goes_on_with_other_batches_where_they_fit():
