@@ -14,18 +14,18 @@ SMALL = CouplingOptions(width=32, heads=4, mixer_layers=2, transformer_layers=2,
 BATCHES = Batches(encode=2, coupling=3, concept=4, explain=2)
 
 
-def measured(tiny, options, batches, precision):
+def measured(tiny, options, batches, precision, storage):
     """What every part takes, with real tensors, by the names of stage and part."""
     config = CouplingConfig.of(pair_shapes(tiny.generator, tiny.vlm, tiny.video), options)
     pair = load_pair(replace(tiny.generator, weights="random"), replace(tiny.vlm, weights="random"), tiny.video)
     with linear_attention():
-        costs = [cost for stage in stages(*pair, config, batches, precision) for cost in costs_of(stage)]
+        costs = [cost for stage in stages(*pair, config, batches, precision, storage) for cost in costs_of(stage)]
     return {(cost.stage, cost.part): cost for cost in costs}
 
 
-def check(tiny, options=SMALL, batches=BATCHES, precision="32-true"):
-    plan = make_plan(tiny.generator, tiny.vlm, tiny.video, options, batches, precision)
-    found = measured(tiny, options, batches, precision)
+def check(tiny, options=SMALL, batches=BATCHES, precision="32-true", storage="bfloat16"):
+    plan = make_plan(tiny.generator, tiny.vlm, tiny.video, options, batches, precision, storage=storage)
+    found = measured(tiny, options, batches, precision, storage)
     assert len(plan.costs) == len(found) == 9
     for cost in plan.costs:
         real = found[cost.stage, cost.part]

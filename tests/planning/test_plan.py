@@ -36,6 +36,12 @@ def test_and_where_activations_are_larger_than_weights(tiny):
     assert max(cost.memory for cost in plan.costs) > 3 * sum(size.bytes for size in plan.sizes)
 
 
+def test_and_with_batches_in_single_precision(tiny):
+    stored, exact = check(tiny), check(tiny, storage="float32")
+    peaks = [next(cost.memory for cost in plan.costs if cost.stage == "stage 1") for plan in (stored, exact)]
+    assert peaks[1] > peaks[0]
+
+
 def test_shapes_and_sizes_are_those_of_the_models(tiny):
     plan = make_plan(tiny.generator, tiny.vlm, tiny.video, SMALL, BATCHES)
     xi, omega = load_pair(tiny.generator, tiny.vlm, tiny.video)
