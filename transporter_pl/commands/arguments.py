@@ -78,7 +78,7 @@ def _number(text: str | float) -> float:
 
 
 def packaged_configs() -> list[str]:
-    """Names of the configs that come with the package, e.g. ``shapemotion/coupling.yaml``."""
+    """Names of the configs that come with the package, e.g. ``coupling/base.yaml``."""
     return sorted(p.relative_to(PACKAGED).as_posix() for p in PACKAGED.rglob("*.yaml"))
 
 
