@@ -219,7 +219,7 @@ class ThreadedLoader(DataLoader[Encoded]):
 class ResumableLoader(ThreadedLoader):
     """A loader of ``Batches`` that knows how many were taken; those that workers have read ahead do not count."""
 
-    def __iter__(self) -> Iterator[Encoded]:
+    def __iter__(self) -> Iterator[Encoded]:  # type: ignore[override]
         """As many batches as an epoch has, from where the last pass was left."""
         order = cast(Batches, self.sampler)
         for batch in super().__iter__():

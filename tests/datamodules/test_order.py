@@ -182,7 +182,8 @@ def test_batches_that_workers_read_ahead_do_not_count(workers):
 
 class Spoilt(Dataset):
     def __getitem__(self, items):
-        raise TransporterError("path: a shard is damaged")
+        msg = "path: a shard is damaged"
+        raise TransporterError(msg)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
