@@ -17,7 +17,6 @@ from transporter_pl.datamodules.cache.index import (
     write_left_out,
 )
 from transporter_pl.datamodules.cache.key import CacheKey, Manifest, check_key, write_manifest
-from transporter_pl.datamodules.cache.shards import clip_bytes
 from transporter_pl.datamodules.cache.storage import Storage, check_storage
 from transporter_pl.datamodules.cache.writing import launched, write_shards
 from transporter_pl.datamodules.clips import BrokenClip, CaptionedClips
@@ -25,9 +24,10 @@ from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.files import check_folder, delete
 from transporter_pl.loading import BackboneSpec, load_pair, pair_shapes
 from transporter_pl.origin import origin_of
+from transporter_pl.planning.totals import clip_bytes
 from transporter_pl.samples import Shapes
 
-SHARD_BYTES = (
+SHARD_BYTES = 2**30  # large for the sake of buckets, and of folders of many; each process that is killed loses one
     256 * 2**20
 )  # large enough for a bucket, and for folders of many; a run that is killed loses one a process
 SHARD_CLIPS = 64  # of small clips, too, a killed run loses only so many
@@ -76,7 +76,7 @@ def encode_videos(
         out: Folder of the cache.
         batch_size: Clips encoded at once.
         storage: Type in which numbers are stored; float8 has a scale for each clip.
-        shard_clips: Clips that make a shard, fixed once a cache is begun; left out, as many as 256 MiB hold, but at
+        shard_clips: Clips that make a shard, fixed once a cache is begun; left out, as many as 1 GiB holds, but at
             most 64.
         uncaptioned: What stands for the caption of a clip that has none: an ``empty`` one, or what the ``vlm`` says.
         prompt: The question that the VLM answers then; left out, its own.

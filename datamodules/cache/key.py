@@ -90,8 +90,8 @@ def read_manifest(place: Place) -> Manifest | None:
     try:
         found = json.loads(text)
         if found["format"] != FORMAT:
-            msg = f"cache: {str(place)!r} has format {found['format']}, and this version reads {FORMAT}; install a newer one"
-            raise TransporterError(msg)
+            msg = f"cache: {str(place)!r} has format {found['format']}, and this version reads {FORMAT}; "
+            raise TransporterError(msg + "install a newer one")
         key, shapes = found["key"], {name: tuple(sizes) for name, sizes in found["shapes"].items()}
         backbones = {name: BackboneSpec(**key[name]) for name in ("generator", "vlm")}
         made = CacheKey(**{**key, **backbones, "video": VideoSpec(**key["video"])})

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -38,13 +37,6 @@ DTYPES = {"BF16": torch.bfloat16, "F32": torch.float32, "F8_E4M3": torch.float8_
 def shard_name(number: int) -> str:
     """File of a shard."""
     return f"shard-{number:07d}.safetensors"
-
-
-def clip_bytes(shapes: Shapes, storage: Storage) -> int:
-    """Bytes of one clip with one caption of full length."""
-    numbers = math.prod(shapes.latents) + math.prod(shapes.condition) + 2 * math.prod(shapes.tokens)
-    kind: torch.dtype = getattr(torch, storage)
-    return numbers * kind.itemsize
 
 
 @dataclass(frozen=True)

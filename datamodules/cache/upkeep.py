@@ -33,11 +33,13 @@ def run(argv: list[str]) -> None:
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
         commands.add_subcommand(name, _arguments(name, summary), help=summary)
     chosen = parser.parse_args(argv[1:])
-    COMMANDS[chosen.subcommand](**vars(chosen[chosen.subcommand]))
+    given = vars(chosen[chosen.subcommand])
+    COMMANDS[chosen.subcommand](**{name: value for name, value in given.items() if name != "config"})
 
 
 def _arguments(command: str, summary: str) -> ArgumentParser:
     parser = ArgumentParser(description=summary, exit_on_error=False)
+    parser.add_argument("-c", "--config", action="config", help="YAML file")
     parser.add_argument("path", type=str, metavar="CACHE", help="Folder of a cache, or its URL.")
     if command == "prune":
         parser.add_argument("--damaged", action="store_true", help="Also shards that are damaged.")

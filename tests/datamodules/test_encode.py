@@ -126,8 +126,9 @@ def test_how_many_clips_make_a_shard():
     small, large = Shapes((2, 1, 3, 3), (4, 5), (6, 7)), Shapes((48, 3, 30, 52), (512, 4096), (4590, 3584))
     assert fitting_clips(small, "bfloat16", 24) == 48
     assert fitting_clips(small, "bfloat16", 100) == 64
-    assert fitting_clips(large, "bfloat16", 8) == 3
-    assert fitting_clips(large, "bfloat16", 2) == 2
+    assert fitting_clips(large, "bfloat16", 8) == 16
+    assert fitting_clips(large, "bfloat16", 3) == 15
+    assert fitting_clips(large, "bfloat16", 24) == 16
     huge = Shapes((48, 3, 300, 520), (512, 4096), (459000, 3584))
     assert fitting_clips(huge, "float32", 2) == 1
 
