@@ -28,8 +28,6 @@ from transporter_pl.planning.totals import clip_bytes
 from transporter_pl.samples import Shapes
 
 SHARD_BYTES = 2**30  # large for the sake of buckets, and of folders of many; each process that is killed loses one
-    256 * 2**20
-)  # large enough for a bucket, and for folders of many; a run that is killed loses one a process
 SHARD_CLIPS = 64  # of small clips, too, a killed run loses only so many
 LISTED = 10  # names printed before "and … more"
 
