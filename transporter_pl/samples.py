@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from transporter_pl.errors import TransporterError
 
@@ -127,7 +127,8 @@ class Encoded:
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         names = ("latents", "condition", "tokens", "reencoded")
-        return replace(self, **{name: change(getattr(self, name)) for name in names})
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)

@@ -79,12 +79,16 @@ def _without_broken(clips: EncodedClips) -> tuple[EncodedClips, list[BrokenClip]
     sound[owner[~_finite(clips.condition)]] = False
     if sound.all():
         return clips, []
-    kept = [row for row, whole in enumerate(sound.tolist()) if whole]
+    kept = [row for row, is_sound in enumerate(sound.tolist()) if is_sound]
     reason = "its encodings hold values that are not finite"
     broken = [BrokenClip(name, reason) for row, name in enumerate(clips.ids) if row not in kept]
-    ids, captions = (tuple(column[row] for row in kept) for column in (clips.ids, clips.captions))
-    visual = (x[sound] for x in (clips.latents, clips.tokens, clips.reencoded))
-    return EncodedClips(ids, captions, *visual, clips.condition[sound[owner]]), broken
+    whole = EncodedClips(
+        tuple(clips.ids[row] for row in kept),
+        tuple(clips.captions[row] for row in kept),
+        *(x[sound] for x in (clips.latents, clips.tokens, clips.reencoded)),
+        condition=clips.condition[sound[owner]],
+    )
+    return whole, broken
 
 
 def _finite(x: Tensor) -> Tensor:

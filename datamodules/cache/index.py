@@ -90,13 +90,14 @@ def finished(place: Place, manifest: Manifest) -> set[int]:
 
 def summary_of(shards: Iterable[Shard]) -> Summary:
     """Count what is in shards, of which it holds one at a time."""
-    counts, sums = [0] * 5, dict.fromkeys(TENSORS, (0.0, 0.0))
+    counts, sums = torch.zeros(5, dtype=torch.long), torch.zeros(len(TENSORS), 2, dtype=torch.float64)
     for shard in shards:
         captions = sum(len(record.captions) for record in shard.records)
-        more = 1, len(shard.records), captions, len(shard.broken), shard.bytes
-        counts = [one + other for one, other in zip(counts, more, strict=True)]
-        sums = {name: tuple(map(sum, zip(sums[name], shard.errors[name], strict=True))) for name in sums}  # type: ignore[misc]
-    return Summary(*counts, {name: math.sqrt(error / total) if total else 0.0 for name, (error, total) in sums.items()})
+        counts += torch.tensor([1, len(shard.records), captions, len(shard.broken), shard.bytes])
+        sums += torch.tensor([shard.errors[name] for name in TENSORS], dtype=torch.float64)
+    number, clips, captions, broken, size = counts.tolist()
+    errors = [math.sqrt(error / total) if total else 0.0 for error, total in sums.tolist()]
+    return Summary(number, clips, captions, broken, size, dict(zip(TENSORS, errors, strict=True)))
 
 
 def write_index(folder: Path, manifest: Manifest) -> tuple[Summary, list[BrokenClip]]:

@@ -87,8 +87,8 @@ class Place:
         if not self.remote:
             return [self._view(*span) for span in spans]
         asked = [span for span in spans if span[1] < span[2]]  # systems differ in what an empty range is
-        files, starts, stops = ([span[part] for span in asked] for part in range(3))
-        found = iter(self._connect().cat_ranges([self._url(file) for file in files], starts, stops, on_error="raise"))
+        urls, starts, stops = [self._url(file) for file, _, _ in asked], *([s[part] for s in asked] for part in (1, 2))
+        found = iter(self._connect().cat_ranges(urls, starts, stops, on_error="raise"))
         return [memoryview(next(found) if start < stop else b"") for _, start, stop in spans]
 
     def _view(self, file: str, start: int, stop: int) -> memoryview:

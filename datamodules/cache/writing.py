@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies.ddp import DDPStrategy
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from torch.utils.data import DataLoader, Dataset
@@ -80,7 +80,7 @@ def _batches(
     data: CaptionedClips, manifest: Manifest, shards: Sequence[int], batch_size: int, num_workers: int
 ) -> Iterator[list[ReadClip | BrokenClip]]:
     """What is read of the clips of some shards; no batch reaches over the end of its shard."""
-    order = [rows for number in shards for rows in _chunks(manifest.rows(number), batch_size)]
+    order = [list(rows) for number in shards for rows in _chunks(manifest.rows(number), batch_size)]
     return iter(DataLoader(_Tolerant(data), batch_sampler=order, collate_fn=list, num_workers=num_workers))
 
 
