@@ -82,12 +82,9 @@ def _without_broken(clips: EncodedClips) -> tuple[EncodedClips, list[BrokenClip]
     kept = [row for row, is_sound in enumerate(sound.tolist()) if is_sound]
     reason = "its encodings hold values that are not finite"
     broken = [BrokenClip(name, reason) for row, name in enumerate(clips.ids) if row not in kept]
-    whole = EncodedClips(
-        tuple(clips.ids[row] for row in kept),
-        tuple(clips.captions[row] for row in kept),
-        *(x[sound] for x in (clips.latents, clips.tokens, clips.reencoded)),
-        condition=clips.condition[sound[owner]],
-    )
+    ids, captions = tuple(clips.ids[row] for row in kept), tuple(clips.captions[row] for row in kept)
+    latents, tokens, reencoded = (x[sound] for x in (clips.latents, clips.tokens, clips.reencoded))
+    whole = EncodedClips(ids, captions, latents, tokens, reencoded, clips.condition[sound[owner]])
     return whole, broken
 
 
