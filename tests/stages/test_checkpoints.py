@@ -172,6 +172,13 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     assert (folder / "one.ckpt").read_bytes() == before
 
 
+def test_a_folder_that_can_not_be_made_is_told(tmp_path):
+    (tmp_path / "file").touch()
+    saved = ModelCheckpoint(tmp_path / "file", every_n_train_steps=2)
+    with pytest.raises(TransporterError, match=r"^checkpoint: can't write .*step=2.ckpt' \(.+\); what was there"):
+        trainer(tmp_path, callbacks=[saved]).fit(stage(), datamodule=RandomEncodings())
+
+
 def test_a_full_disk_at_the_export_costs_nothing_but_another_command(tmp_path, capsys):
     arguments = command(tmp_path, *QUIET)
     assert main(arguments) == 0

@@ -118,6 +118,17 @@ def test_data_trajectories(arguments, tiny, tmp_path):
         trainer(tmp_path).fit(ConceptStage(**{**arguments, "trajectory": "data"}))
 
 
+def test_latents_in_half_precision_are_not_rounded_again(arguments, tiny, tmp_path):
+    origin, drawn = Origin("moved/to/wan", "another/vlm", tiny.video), []
+    for convert in (torch.Tensor.bfloat16, lambda latents: latents.bfloat16().float()):
+        clips = Clips(load_generator(tiny.generator, tiny.video).latent_shape, origin)
+        clips.batch = replace(clips.batch, latents=convert(clips.batch.latents))
+        stage = ConceptStage(**{**arguments, "trajectory": "data", "pairs": [Pair("left", "right")], "steps": 1})
+        trainer(tmp_path, enable_checkpointing=False).fit(stage, datamodule=clips)
+        drawn.append(stage.teacher.trajectories.latents)
+    assert torch.equal(*drawn)
+
+
 @pytest.mark.parametrize(
     ("origin", "message"),
     [

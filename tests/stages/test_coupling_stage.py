@@ -7,6 +7,7 @@ import caches
 import lightning as L  # noqa: N812
 import pytest
 import torch
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch.utils.data import DataLoader
 
 from transporter_pl.cli import main
@@ -18,6 +19,7 @@ from transporter_pl.errors import TransporterError
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.samples import Encoded, Origin, Shapes, VideoSpec
 from transporter_pl.stages.coupling import CouplingStage, warmup_cosine
+from transporter_pl.stages.sharding import check_sharding
 
 SHAPES = Shapes(latents=(4, 2, 2, 2), condition=(3, 6), tokens=(10, 8))
 ORIGIN = Origin("hub/generator", "hub/vlm", VideoSpec(9, 64, 64, 8.0))
@@ -361,6 +363,26 @@ def test_a_checkpoint_goes_on_with_another_solver(tmp_path):
 def test_precisions_that_would_cast_the_data_are_refused(tmp_path):
     with pytest.raises(TransporterError, match="precision: 'bf16-true' would change what the data hold; use 32-true"):
         trainer(tmp_path, precision="bf16-true").fit(stage(), datamodule=RandomEncodings())
+
+
+def test_cached_in_half_precision_it_trains_in_full(tmp_path):
+    halves = RandomEncodings()
+    halves.tensors = {name: value.bfloat16() for name, value in halves.tensors.items()}
+    wholes = RandomEncodings()
+    wholes.tensors = {name: value.float() for name, value in halves.tensors.items()}
+    halves.token_statistics = wholes.token_statistics
+    weights = []
+    for data in (halves, wholes):
+        model = stage()
+        trainer(tmp_path).fit(model, datamodule=data)
+        weights.append(model.state_dict())
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy(), ModelParallelStrategy()])
+def test_ways_of_sharding_that_spoil_something_are_refused(strategy):
+    with pytest.raises(TransporterError, match=r"^strategy: \w+ as it is given .*; use --config configs/cluster/fsdp"):
+        check_sharding(strategy)
 
 
 def test_schedule():

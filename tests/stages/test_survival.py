@@ -89,8 +89,8 @@ def test_a_resumed_run_does_not_save_its_step_again_inside_the_next(tmp_path):
     options = {"accumulate_grad_batches": 3, "limit_val_batches": 0}
     noisy(tmp_path, callbacks=[ModelCheckpoint(tmp_path / "a", **EVERY_STEP)], **options)
     again = ModelCheckpoint(tmp_path / "b", **EVERY_STEP)
-    noisy(tmp_path, tmp_path / "a" / "step=2.ckpt", callbacks=[again], **options)
-    assert sorted(file.stem for file in (tmp_path / "b").iterdir()) == [f"step={n}" for n in (3, 4, 5, 6)]
+    noisy(tmp_path, tmp_path / "a" / "step=1.ckpt", callbacks=[again], **options)
+    assert sorted(file.stem for file in (tmp_path / "b").iterdir()) == [f"step={n}" for n in (2, 3, 4, 5, 6)]
 
 
 def command(folder, *more):

@@ -79,7 +79,8 @@ def test_validation_is_of_all_clips(folder, alone):
 
 def test_a_sharded_network_is_exported_whole(folder, alone):
     assert close(phi(alone[0]), phi(folder / "fsdp"))
-    assert same(phi(folder / "fsdp"), phi(folder / "resumed"))
+    assert same(phi(folder / "fsdp"), phi(folder / "from-fsdp"))
+    assert close(phi(folder / "fsdp"), phi(folder / "from-ddp"))
 
 
 def test_a_sharded_checkpoint_is_one_file_that_one_process_can_go_on_from(folder, tmp_path):
@@ -110,6 +111,11 @@ def test_concepts_are_those_of_one_process(folder, arguments, tmp_path, objectiv
     assert all(relative(value, others[name]) < 1e-4 for name, value in vectors.items())
     stories = [json.loads((run / "concepts" / "concepts.json").read_text())["concepts"] for run in runs]
     assert [c["objective"] for c in stories[0]] == [c["objective"] for c in stories[1]]
+
+
+def test_few_vectors_are_not_sharded(folder):
+    said = json.loads((folder / "rank1.json").read_text())["sharded"]
+    assert said == "strategy: the vectors are few, there is nothing to shard; use ddp"
 
 
 def relative(value, other):

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import lightning as L  # noqa: N812
 import torch
+import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import ModelParallelStrategy
 from resumable_data import SHAPES, OrderedEncodings
 
+from transporter_pl.commands.arguments import PACKAGED
 from transporter_pl.coupling.config import CouplingOptions
 from transporter_pl.errors import TransporterError
 from transporter_pl.loading import BackboneSpec
@@ -44,16 +46,23 @@ def concepts(folder, arguments, batch_size, **options):
         L.Trainer(default_root_dir=folder / name, max_epochs=-1, **{**QUIET, **options}).fit(stage)
 
 
+def every_second(folder):
+    return ModelCheckpoint(folder, "{step}", every_n_train_steps=2, save_top_k=-1)
+
+
 def sharded():
-    return ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, save_distributed_checkpoint=False)
+    """The packaged layer's strategy."""
+    layer = yaml.safe_load((PACKAGED / "cluster" / "fsdp.yaml").read_text())
+    return ModelParallelStrategy(**layer["trainer"]["strategy"]["init_args"])
 
 
 def main(folder):
     two = {"devices": 2, "strategy": "ddp"}
-    found = {"val": float(coupling(folder / "ddp", 2, **two))}
-    saved = ModelCheckpoint(folder / "fsdp", "{step}", every_n_train_steps=2, save_top_k=-1)
-    coupling(folder / "fsdp", 2, devices=2, strategy=sharded(), callbacks=[saved])
-    coupling(folder / "resumed", 2, folder / "fsdp" / "step=2.ckpt", devices=2, strategy=sharded())
+    found = {"val": float(coupling(folder / "ddp", 2, callbacks=[every_second(folder / "ddp")], **two))}
+    coupling(folder / "fsdp", 2, devices=2, strategy=sharded(), callbacks=[every_second(folder / "fsdp")])
+    for name in ("ddp", "fsdp"):  # goes on sharded
+        resumed = folder / name / "step=2.ckpt"
+        coupling(folder / f"from-{name}", 2, resumed, devices=2, strategy=sharded(), enable_checkpointing=False)
     try:
         coupling(folder / "spoiled", 2, spoiled=int(sys.argv[2]), **two)
     except TransporterError as error:
@@ -63,6 +72,10 @@ def main(folder):
         arguments[name] = BackboneSpec(**arguments[name])
     arguments["video"] = VideoSpec(**arguments["video"])
     concepts(folder / "two", arguments, 2, **two)
+    try:
+        concepts(folder / "sharded", arguments, 2, devices=2, strategy=sharded())
+    except TransporterError as error:
+        found["sharded"] = str(error)
     (folder / f"rank{torch.distributed.get_rank()}.json").write_text(json.dumps(found))
 
 

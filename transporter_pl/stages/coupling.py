@@ -25,7 +25,7 @@ from transporter_pl.samples import Encoded, Origin, Shapes
 from transporter_pl.stages.checkpoints import writing
 from transporter_pl.stages.guard import LossGuard
 from transporter_pl.stages.hyperparameters import built, export_folder
-from transporter_pl.stages.sharding import check_sharding, gathered, shard
+from transporter_pl.stages.sharding import check_sharding, gathered, in_order_of, is_sharded, shard
 from transporter_pl.stages.stage import Stage
 
 BAR = {"first": "L1", "second": "L2", "transport": "L3", "total": "loss"}  # names that leave room for the progress bar
@@ -108,8 +108,11 @@ class CouplingStage(Stage):
             export_folder(self, "coupling")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Say which backbones Φ is for, as plain data."""
+        """Say which backbones Φ is for, as plain data; and number the optimiser's states as any strategy reads them."""
         checkpoint["origin"] = None if self.network.origin is None else asdict(self.network.origin)
+        if "optimizer_states" in checkpoint and not is_sharded(self.network):  # sharded ones are numbered so already
+            states = zip(self.trainer.optimizers, checkpoint["optimizer_states"], strict=True)
+            checkpoint["optimizer_states"] = [in_order_of(self, *one) for one in states]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """See that the checkpoint's Φ is for the data, before its weights are loaded; older ones tell shapes alone.
@@ -191,7 +194,7 @@ class CouplingStage(Stage):
     def configure_model(self) -> None:
         """Shard Φ where the strategy asks for it."""
         if self._trainer is not None and isinstance(self.trainer.strategy, ModelParallelStrategy):
-            shard(self.network, self.trainer.strategy.device_mesh["data_parallel"])
+            shard(self.network, self.trainer.strategy.device_mesh)
 
     def _trained(self) -> list[nn.Parameter]:
         return [p for p in self.network.parameters() if p.requires_grad]

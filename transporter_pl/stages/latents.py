@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from transporter_pl.errors import TransporterError
 from transporter_pl.loading import BackboneSpec
@@ -12,7 +11,7 @@ from transporter_pl.samples import Encoded, Origin, VideoSpec
 
 
 def latents_for(data: object, generator: BackboneSpec, video: VideoSpec) -> Iterable[Encoded]:
-    """Training batches of a data module, in full precision: what is computed from them would be rounded again.
+    """Training batches of a data module.
 
     Args:
         data: The data module.
@@ -31,7 +30,7 @@ def latents_for(data: object, generator: BackboneSpec, video: VideoSpec) -> Iter
         raise TransporterError(msg)
     _check_origin(origin, generator, video)
     batches: Iterable[Encoded] = data.train_dataloader()  # type: ignore[attr-defined]
-    return (replace(batch, latents=batch.latents.float()) for batch in batches)
+    return batches
 
 
 def _check_origin(origin: Origin, generator: BackboneSpec, video: VideoSpec) -> None:

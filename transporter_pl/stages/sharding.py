@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
 
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
@@ -32,8 +35,14 @@ def check_sharding(strategy: Strategy) -> None:
 
 
 def shard(network: CouplingNetwork, mesh: DeviceMesh) -> None:
-    """Spread every layer's weights over a mesh of devices, and what is left as one more piece; once."""
-    if isinstance(network, FSDPModule):
+    """Spread every layer's weights, and what is left as one more piece, over the devices of each node; once.
+
+    Args:
+        network: Φ.
+        mesh: (nodes, devices of each), as Lightning lays it out; each node has all the shards, so that weights are
+            gathered within nodes, and only gradients go between them.
+    """
+    if is_sharded(network):
         return
     parts = (part for part in (network.mixer, network.transformer) if part is not None)
     for layer in (layer for part in parts for layer in _layers(part)):
@@ -46,12 +55,28 @@ def _layers(part: nn.Module) -> list[nn.Module]:
     return list(part.get_submodule("layers").children())
 
 
+def is_sharded(network: CouplingNetwork) -> bool:
+    """Whether ``shard`` has been at it."""
+    return isinstance(network, FSDPModule)
+
+
+def in_order_of(module: nn.Module, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """An optimiser's state by the places of its parameters in the module, instead of in its own groups.
+
+    Under FSDP2 Lightning reads and writes it so; elsewhere the order within groups is all that counts.
+    """
+    places = {parameter: place for place, parameter in enumerate(module.parameters())}
+    own = [places[parameter] for group in optimizer.param_groups for parameter in group["params"]]
+    groups = [{**group, "params": [own[number] for number in group["params"]]} for group in state["param_groups"]]
+    return {"state": {own[number]: value for number, value in state["state"].items()}, "param_groups": groups}
+
+
 def gathered(network: CouplingNetwork) -> CouplingNetwork:
     """Φ with all of its weights, on the first process; itself where it is not sharded. All processes take part.
 
     On the other processes, what comes back has the right shapes alone.
     """
-    if not isinstance(network, FSDPModule):
+    if not is_sharded(network):
         return network
     whole = get_model_state_dict(network, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     copy = CouplingNetwork(network.config)
