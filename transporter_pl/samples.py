@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from transporter_pl.errors import TransporterError
 
@@ -118,17 +117,8 @@ class Encoded:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Self:
         """The batch on another device; Lightning moves batches by this method."""
-        waits = not (non_blocking or device.type == "cuda")  # what is used there comes after the copy
-        return self._each(lambda x: x.to(device, non_blocking=not waits))
-
-    def pin_memory(self) -> Self:
-        """The batch in memory that a GPU can copy from while it computes; data loaders ask for it."""
-        return self._each(lambda x: x.pin_memory())
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Self:
         names = ("latents", "condition", "tokens", "reencoded")
-        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in names}
-        return replace(self, **changed)
+        return replace(self, **{n: getattr(self, n).to(device, non_blocking=non_blocking) for n in names})
 
 
 @dataclass(frozen=True)
