@@ -107,8 +107,8 @@ class Preemption(L.Callback):
     """Ends a training on SIGTERM: between two optimiser steps, with a checkpoint, all processes at the same step.
 
     Lightning's own handler broadcasts from inside the signal, wherever the other processes are at that moment; theirs
-    is then some other collective: all hang, or end with status 0 and no checkpoint. This one takes a note, and the processes compare notes after every
-    optimiser step, so that it is enough if one of them is told.
+    is then some other collective: they hang, or end with status 0 and no checkpoint. This one takes a note, and the
+    processes compare notes after every optimiser step, so that it is enough if one of them is told.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
