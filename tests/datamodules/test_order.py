@@ -180,6 +180,13 @@ def test_batches_that_workers_read_ahead_do_not_count(workers):
     assert (loader.state_dict()["epoch"], loader.state_dict()["taken"]) == (1, 18)
 
 
+def test_the_batches_of_all_processes_count():
+    loader = _loader(Batches(Selection(range(40)), 2, shuffle=True, processes=3, rank=1))
+    for _ in zip(range(2), loader, strict=False):
+        pass
+    assert loader.state_dict()["taken"] == 12
+
+
 class Spoilt(Dataset):
     def __getitem__(self, items):
         msg = "path: a shard is damaged"
