@@ -1,6 +1,6 @@
 """The latent cache: how fast a training reads from it, and how its start-up grows with it.
 
-    python benchmarks/cache.py        # a few minutes; 2 GB of disk
+    python benchmarks/cache.py        # some ten minutes; 3 GB of disk
     python benchmarks/cache.py --fast # small files, to see that everything runs
 
 Reading: batches of eight from the data module's loader, in the order of a training, against the same files read one
@@ -175,7 +175,7 @@ def bench(runs: int = 7, fast: bool = False) -> None:
         fast: Small files, to see that everything runs.
     """
     console = Console(width=130)
-    sizes, total = ([0.1, 1], 4) if fast else ([0.1, 1, 8, 67], 512)
+    sizes, total = ([0.1, 1], 4) if fast else ([0.1, 0.5, 1, 2, 8, 67], 512)
     parts = {
         "reading": lambda place: reading(place, sizes, total, runs),
         "starting": lambda place: starting(place, [1000, 10_000 if fast else 1_000_000], runs),
