@@ -62,6 +62,9 @@ class Objective(nn.Module, ABC):
             places: Where each pair may be trained, (M, 2) each, as ``Teacher.places`` gives them.
         """
 
+    def recall(self, points: Points) -> None:
+        """Ask the teacher what ``forward`` asks it at points, where a training goes on from a checkpoint."""
+
     def shift(self) -> Tensor | None:
         """What it adds to the vectors of all pairs, (pairs, L, D_c); ``None``, the default, is nothing."""
         return None

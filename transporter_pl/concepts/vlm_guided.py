@@ -131,6 +131,10 @@ class VLMGuided(Objective):
         shares = sorted(zip(weights, self.words[pair], strict=False), reverse=True)
         return " + ".join(f"{share:.2f} {word}" for share, word in shares if share >= PLAUSIBLE)
 
+    def recall(self, points: Points) -> None:
+        """Ask the teacher what ``forward`` asks it."""
+        self._step(points)
+
     # -- the loss -----------------------------------------------------------------------------------------------------
 
     def forward(self, points: Points, vector: Tensor, phi: Tensor) -> Loss:

@@ -17,6 +17,7 @@ from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.concepts.divergences import divergences
 from transporter_pl.concepts.objectives import Loss, check_objective, new_objective
 from transporter_pl.concepts.pairs import Pair, pairs_of
+from transporter_pl.concepts.points import Points
 from transporter_pl.concepts.teacher import Teacher
 from transporter_pl.concepts.trajectories import Setting, settings_in, settings_of
 from transporter_pl.coupling.bridge import Bridge
@@ -30,7 +31,6 @@ from transporter_pl.stages.hyperparameters import built, check_choices, export_f
 from transporter_pl.stages.latents import latents_for
 from transporter_pl.stages.sharding import SHARDING
 from transporter_pl.stages.stage import Stage
-from transporter_pl.stages.steady import SteadyTeacher
 from transporter_pl.stages.turns import Steps, Turn, check_turns, take_turn
 
 COUNTS = ("seeds", "noise_seeds", "sampling_steps", "guidance", "steps", "batch_size")
@@ -142,7 +142,7 @@ class ConceptStage(Stage):
         network, place = CouplingNetwork.from_pretrained(self.coupling), str(self.trainer.strategy.root_device)
         bridge = Bridge(*load_pair(*self.backbones, self.video, network, place), network)
         # no submodule of ours: checkpoints hold q alone
-        self.teacher = SteadyTeacher(bridge, self.pairs, settings, options["batch_size"])
+        self.teacher = Teacher(bridge, self.pairs, settings, options["batch_size"])
         self.objective = new_objective(options["objective"], self.teacher, options["prompt"], self.options)
 
     def _settings_in_data(self) -> list[Setting]:
@@ -220,15 +220,28 @@ class ConceptStage(Stage):
 
     def training_step(self, batch: int, index: int) -> Tensor:
         """The objective at points of the pairs in turn, as each pair has a vector of its own."""
-        self.objective.draws = draws = self._draws()
-        processes = self.global_rank, self.trainer.world_size
-        turn = take_turn(self.places, self.global_step, self.hparams["batch_size"], *processes, draws)
-        points = self.fitted().points(turn.places).to(self.device)
-        vectors, phi = self.concepts()[turn.owner.to(self.device)], self._dial(turn).to(self.device)
-        loss = self.objective(points, vectors, phi)
+        turn, points, phi = self._asked(self._batch)
+        loss = self.objective(points, self.concepts()[turn.owner.to(self.device)], phi)
         self._log(loss)
         total: Tensor = (loss.total / turn.share.to(loss.total)).sum()
         return total
+
+    @property
+    def _batch(self) -> int:
+        """Number of the batch that is under way, counted from the first of the training."""
+        return self.trainer.fit_loop.epoch_loop.total_batch_idx
+
+    def _asked(self, batch: int) -> tuple[Turn, Points, Tensor]:
+        """A batch's turn, what the frozen models say at its points, and φ there, (B,)."""
+        # the same draws in all processes, and whether the training was interrupted or not
+        self.objective.draws = draws = draws_of(f"{self.hparams['seed']}-0-{batch}")
+        processes = self.global_rank, self.trainer.world_size
+        turn = take_turn(self.places, batch, self.hparams["batch_size"], *processes, draws)
+        points = self.fitted().points(turn.places).to(self.device)
+        if self.hparams["phi"] == "uniform":
+            return turn, points, turn.chance.to(self.device)
+        phi = self.fitted().divergence(turn.places, self.hparams["prompt"], self.measure)
+        return turn, points, phi.to(self.device)
 
     def concepts(self) -> Tensor:
         """All vectors q, (pairs, L, D_c) or (pairs, 1, D_c): the vectors, and what the objective adds to them."""
@@ -236,17 +249,6 @@ class ConceptStage(Stage):
         if shift is None:
             return self.vectors
         return self.vectors + (shift.mean(1, keepdim=True) if self.hparams["shape"] == "vector" else shift)
-
-    def _draws(self) -> torch.Generator:
-        """The draws of this batch, the same in all processes, and whether a training was interrupted or not."""
-        batch = self.trainer.fit_loop.epoch_loop.total_batch_idx
-        return draws_of(f"{self.hparams['seed']}-0-{batch}")
-
-    def _dial(self, turn: Turn) -> Tensor:
-        """φ of a turn's points, (B,)."""
-        if self.hparams["phi"] == "uniform":
-            return turn.chance
-        return self.fitted().divergence(turn.places, self.hparams["prompt"], self.measure)
 
     def _log(self, loss: Loss) -> None:
         with torch.no_grad():
@@ -256,7 +258,14 @@ class ConceptStage(Stage):
                 self.log(name, values.mean(), prog_bar=True, batch_size=1)
 
     def on_train_start(self) -> None:
-        """Take no further step where a training that was finished is resumed, to write its bank again."""
+        """Ask what was asked before a checkpoint; and take no step more where the training was finished.
+
+        The last bits of what a model says of a point depend on what else is in the batch, and a batch is what was not
+        yet known: without this, a training that is resumed would see other bits than one that was not interrupted.
+        """
+        for batch in range(self._batch + 1):
+            _, points, _ = self._asked(batch)
+            self.objective.recall(points)
         self.on_train_batch_end()
 
     def on_train_batch_end(self, *_: object) -> None:

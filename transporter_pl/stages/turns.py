@@ -31,13 +31,13 @@ class Turn:
 
 
 def take_turn(
-    places: Sequence[Tensor], step: int, count: int, rank: int, processes: int, draws: torch.Generator
+    places: Sequence[Tensor], batch: int, count: int, rank: int, processes: int, draws: torch.Generator
 ) -> Turn:
-    """The points of a step, of the pairs in turn. N processes draw the same N × ``count``; each takes its part.
+    """The points of a batch, of the pairs in turn. N processes draw the same N × ``count``; each takes its part.
 
     Args:
         places: Where each pair may be trained, (M, 2) each.
-        step: Number of the step.
+        batch: Number of the batch.
         count: Points of each process.
         rank: Which of the processes this is.
         processes: Their number.
@@ -45,7 +45,7 @@ def take_turn(
             takes one number.
     """
     together = count * processes
-    owner = (step * together + torch.arange(together)) % len(places)
+    owner = (batch * together + torch.arange(together)) % len(places)
     every = torch.stack([_any_of(places[pair], draws) for pair in owner.tolist()])
     chance = torch.rand(together, generator=draws)
     torch.randint(2, (rank * count,), generator=draws)
