@@ -4,9 +4,12 @@ import os
 import pickle
 import resource
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from lightning.pytorch.callbacks import ModelCheckpoint
 from test_coupling_stage import RandomEncodings, stage, trainer
 from test_survival import QUIET, command, phi, same
@@ -14,8 +17,9 @@ from test_survival import QUIET, command, phi, same
 from transporter_pl.cli import main
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
-from transporter_pl.stages.checkpoints import damage
+from transporter_pl.stages.checkpoints import CheckpointFiles, damage
 from transporter_pl.stages.coupling import CouplingStage
+from transporter_pl.stages.guard import last_good_checkpoint
 
 
 def last_line(capsys):
@@ -92,7 +96,7 @@ def of_something_else(file):
 
 HARMS = [
     (cut, "is cut short or damaged"),
-    (zeroed, "is damaged"),
+    (zeroed, "is cut short or damaged"),
     (emptied, "is cut short or damaged"),
     (malicious, "holds more than tensors and plain data, and nothing else is unpickled"),
     (bare_pickle, "is cut short or damaged"),
@@ -106,6 +110,42 @@ def test_harm_is_told(run, harm, says):
     assert damage(newest) is None
     harm(newest)
     assert damage(newest) == says
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A checkpoint, and what it holds."""
+    folder = tmp_path_factory.mktemp("whole")
+    fit = trainer(folder, max_steps=1)
+    fit.fit(stage(), datamodule=RandomEncodings())
+    fit.save_checkpoint(folder / "whole.ckpt")
+    return (folder / "whole.ckpt").read_bytes(), torch.load(folder / "whole.ckpt", weights_only=True)
+
+
+FLIPS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), min_size=1, max_size=8)
+
+
+@given(FLIPS, st.sampled_from(["anywhere", "in the pickle", "in the directory"]))
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_flipped_bits_are_told_or_change_nothing(whole, tmp_path, flips, where):
+    content, state = bytearray(whole[0]), whole[1]
+    start = content.index(b"PK\x01\x02") if where == "in the directory" else 0
+    length = 6000 if where == "in the pickle" else len(content) - start
+    for place, bit in flips:
+        content[start + int(place * length)] ^= 1 << bit
+    file = tmp_path / "flipped.ckpt"
+    file.write_bytes(content)
+    trouble = damage(file)
+    assert trouble in (None, "is cut short or damaged")
+    if trouble:
+        with pytest.raises(TransporterError, match=f"^ckpt_path: .*flipped.ckpt' {trouble}; give another checkpoint"):
+            CheckpointFiles().load_checkpoint(file)
+    else:
+        found = CheckpointFiles().load_checkpoint(file)
+        assert all(torch.equal(value, found["state_dict"][name]) for name, value in state["state_dict"].items())
+    assert last_good_checkpoint(SimpleNamespace(checkpoint_callbacks=[], ckpt_path=file), 0, 9) == (
+        None if trouble else file
+    )
 
 
 @pytest.mark.parametrize("harm", [cut, emptied, malicious, bare_pickle])

@@ -22,6 +22,7 @@ from transporter_pl.files import replace_file
 
 Pathlike = str | Path
 GO_ON = "go on with the same command and --ckpt_path last"
+SUFFIX = ModelCheckpoint.FILE_EXTENSION
 
 
 class CheckpointFiles(TorchCheckpointIO):
@@ -49,11 +50,8 @@ class CheckpointFiles(TorchCheckpointIO):
         Raises:
             TransporterError: If it is damaged, or holds anything else.
         """
-        try:
+        with reading(path):
             return super().load_checkpoint(path, *args, **{**kwargs, "weights_only": True})
-        except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            msg = f"ckpt_path: {str(path)!r} {_in_words(error)}; give another checkpoint, or --ckpt_path last"
-            raise TransporterError(msg) from error
 
 
 def _save(checkpoint: dict[str, Any], file: Path) -> None:
@@ -84,25 +82,46 @@ def is_url(path: Pathlike) -> bool:
     return "://" in str(path)
 
 
-def damage(file: Pathlike) -> str | None:
-    """What keeps a file from being resumed from, in words; ``None`` where nothing does.
+@contextmanager
+def reading(path: Pathlike) -> Iterator[None]:
+    """Look at a checkpoint's checksums before it is read, and say in one line why it can't be.
 
-    Its checksums are read through, as a file may be of the right length and still lack what was never written.
+    Raises:
+        TransporterError: Naming the field, the path, the reason and the fix.
     """
     try:
+        if not is_url(path):
+            _check_sums(path)
+        yield
+    except Exception as error:  # bits that have flipped make zipfile and torch raise anything
+        msg = f"ckpt_path: {str(path)!r} {_in_words(error)}; give another checkpoint, or --ckpt_path last"
+        raise TransporterError(msg) from error
+
+
+def damage(file: Pathlike) -> str | None:
+    """What keeps a file from being resumed from, in words; ``None`` where nothing does."""
+    try:
+        _check_sums(file)
         state = torch.load(file, "cpu", weights_only=True, mmap=True)
-        with zipfile.ZipFile(file) as archive:
-            if archive.testzip() is not None:
-                return "is damaged"
-    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+    except Exception as error:  # as above
         return _in_words(error)
     known = isinstance(state, dict) and {"state_dict", "global_step"} <= state.keys()
     return None if known else "is no training checkpoint"
 
 
+def _check_sums(file: Pathlike) -> None:
+    """Read a file through: it may be of the right length and still lack what was never written."""
+    with zipfile.ZipFile(file) as archive:
+        if archive.testzip() is not None:
+            msg = "wrong checksum"
+            raise zipfile.BadZipFile(msg)
+
+
 def _in_words(error: Exception) -> str:
     if isinstance(error, pickle.UnpicklingError):
         return "holds more than tensors and plain data, and nothing else is unpickled"
+    if isinstance(error, (FileNotFoundError, PermissionError)):
+        return f"can't be read ({error.strerror or error})"
     return "is cut short or damaged"
 
 
@@ -124,9 +143,12 @@ def last_checkpoint(trainer: L.Trainer, but: Path | None = None) -> Path | None:
 
 def run_checkpoints(trainer: L.Trainer) -> list[Path]:
     """Checkpoints of all versions of a run: Lightning begins a new ``version_N`` with every start."""
+    return [file for folder in _folders(trainer) for file in folder.glob(f"*{SUFFIX}") if file.is_file()]
+
+
+def _folders(trainer: L.Trainer) -> set[Path]:
     root = Path(trainer.default_root_dir)
     logs = {root / "lightning_logs", *(Path(log.save_dir or root) / str(log.name) for log in trainer.loggers)}
     own = {Path(c.dirpath) for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint) and c.dirpath}
     versions = (folder for log in logs for folder in log.glob("*/checkpoints"))
-    folders = {root, root / "checkpoints", *own, *versions}  # SLURM's own lie in the root
-    return [file for folder in folders for file in folder.glob(f"*{ModelCheckpoint.FILE_EXTENSION}") if file.is_file()]
+    return {root, root / "checkpoints", *own, *versions}  # SLURM's own lie in the root

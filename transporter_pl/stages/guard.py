@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import pickle
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from torch.nn.utils import get_total_norm
 
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Encoded
+from transporter_pl.stages.checkpoints import damage
 
 WINDOW = 50  # optimiser steps that the running mean of the loss reaches back
 DIVERGED = 100.0  # a running mean of so many times the lowest one is a loss that diverges
@@ -181,11 +181,10 @@ def last_good_checkpoint(trainer: L.Trainer, since: float, good: int) -> Path | 
 
 
 def _is_good(file: Path, good: int) -> bool:
-    try:
-        state = torch.load(file, "cpu", weights_only=True, mmap=True)
-        return state["global_step"] <= good and all(w.isfinite().all() for w in state["state_dict"].values())
-    except (OSError, RuntimeError, KeyError, pickle.UnpicklingError):  # cut short, or none of ours
+    if damage(file) is not None:
         return False
+    state = torch.load(file, "cpu", weights_only=True, mmap=True)
+    return state["global_step"] <= good and all(w.isfinite().all() for w in state["state_dict"].values())
 
 
 def _scaler(trainer: L.Trainer) -> torch.amp.GradScaler | None:
