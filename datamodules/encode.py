@@ -12,12 +12,14 @@ from transporter_pl.datamodules.cache.index import (
     LEFT_OUT,
     Summary,
     cache_files,
+    index_of,
     stray_files,
     write_index,
     write_left_out,
 )
 from transporter_pl.datamodules.cache.key import CacheKey, Manifest, check_key, write_manifest
-from transporter_pl.datamodules.cache.storage import Storage, check_storage
+from transporter_pl.datamodules.cache.places import Place
+from transporter_pl.datamodules.cache.storage import check_storage
 from transporter_pl.datamodules.cache.writing import launched, write_shards
 from transporter_pl.datamodules.clips import BrokenClip, CaptionedClips
 from transporter_pl.errors import TransporterError, check_counts
@@ -25,6 +27,7 @@ from transporter_pl.files import check_folder, delete
 from transporter_pl.loading import BackboneSpec, load_pair, pair_shapes
 from transporter_pl.origin import origin_of
 from transporter_pl.planning.totals import clip_bytes
+from transporter_pl.precision import Storage
 from transporter_pl.samples import Shapes
 
 SHARD_BYTES = 2**30  # large for the sake of buckets, and of folders of many; each process that is killed loses one
@@ -106,11 +109,16 @@ def encode_videos(
     key = replace(key, generator_weights=made.generator_weights, vlm_weights=made.vlm_weights)
     if not all(clip.captions for clip in data.clips):
         key = replace(key, uncaptioned=encoder.rule)
-    manifest = check_key(out, key) or Manifest(
-        key, shapes, len(data), shard_clips or fitting_clips(shapes, storage, batch_size)
-    )
-    if fabric.is_global_zero:
-        write_manifest(out, manifest)
+    manifest = check_key(out, key)
+    if manifest is not None and shard_clips not in (None, manifest.shard_clips):
+        msg = f"shard_clips: {shard_clips}, but the cache in {str(out)!r} was begun with {manifest.shard_clips}; "
+        raise TransporterError(msg + "leave it out")
+    if manifest is None:
+        captions = max(1, *(len(clip.captions) for clip in data.clips))
+        size = shard_clips or fitting_clips(shapes, storage, batch_size, captions)
+        manifest = Manifest(key, shapes, len(data), size)
+        if fabric.is_global_zero:
+            write_manifest(out, manifest)
     fabric.barrier()
     write_shards(out, manifest, data, encoder, fabric, num_workers)
     fabric.barrier()
@@ -123,23 +131,24 @@ def _finish(out: Path, manifest: Manifest, data: CaptionedClips) -> EncodeReport
     Raises:
         TransporterError: If not a single clip could be encoded; nothing is left of the cache then.
     """
-    summary, broken = write_index(out, manifest)
+    index, broken = index_of(Place(out), manifest)
     for file in stray_files(out, manifest):
         delete(file)
-    if not summary.clips:
+    if not len(index):
         for file in cache_files(out):
             delete(file)
         msg = f"data: none of the {len(data)} clips could be encoded; the first: {broken[0].reason}"
         raise TransporterError(msg)
-    report = EncodeReport(summary.clips, data.missing, (*data.broken, *broken))
+    report = EncodeReport(len(index), data.missing, (*data.broken, *broken))
     write_left_out(out, report.missing, report.broken)
-    _print(report, summary, out, manifest.key.storage)
+    write_index(out, index)
+    _print(report, index.summary, out, manifest.key.storage)
     return report
 
 
-def fitting_clips(shapes: Shapes, storage: Storage, batch_size: int) -> int:
+def fitting_clips(shapes: Shapes, storage: Storage, batch_size: int, captions: int = 1) -> int:
     """How many clips make a shard of at most ``SHARD_BYTES``, in whole batches where one fits."""
-    fitting = min(SHARD_CLIPS, SHARD_BYTES // clip_bytes(shapes, storage))
+    fitting = min(SHARD_CLIPS, SHARD_BYTES // clip_bytes(shapes, storage, captions))
     return max(1, fitting - fitting % batch_size if fitting > batch_size else fitting)
 
 

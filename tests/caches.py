@@ -2,8 +2,9 @@
 
 import torch
 
-from transporter_pl.datamodules.cache.index import write_index
+from transporter_pl.datamodules.cache.index import index_of, write_index
 from transporter_pl.datamodules.cache.key import Manifest, write_manifest
+from transporter_pl.datamodules.cache.places import Place
 from transporter_pl.datamodules.cache.shards import TENSORS, EncodedClips, ShardWriter
 from transporter_pl.samples import Encoded, Shapes
 
@@ -30,5 +31,12 @@ def write_cache(folder, key, encoded, shard_clips=64, finished=True):
         writer.add(clips_of(encoded, list(manifest.rows(number))))
         writer.write(folder, number)
     if finished:
-        write_index(folder, manifest)
+        finish(folder, manifest)
     return manifest
+
+
+def finish(folder, manifest):
+    """Write the index of a cache whose shards are there; returns what it holds, and the broken clips."""
+    index, broken = index_of(Place(folder), manifest)
+    write_index(folder, index)
+    return index.summary, broken

@@ -1,12 +1,15 @@
-"""Where half precision is too little: sums over many tokens, and exponents."""
+"""Types of numbers: where half precision is too little (sums over many tokens, exponents), and of what is stored."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+Storage = Literal["bfloat16", "float32", "float8_e4m3fn"]  # of the latent cache
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from torch.nn.functional import interpolate
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import VideoSpec
 
+READING = 1  # to be raised when a file would give other pixels: what was encoded from them is then refused
+
 
 def read_video(path: str | Path, spec: VideoSpec, start: float = 0.0, end: float | None = None) -> Tensor:
     """Frames at the times start + k / fps, k = 0 … T − 1: each the last frame whose time stamp is not later.
@@ -27,7 +29,7 @@ def read_video(path: str | Path, spec: VideoSpec, start: float = 0.0, end: float
     Args:
         path: Video file.
         spec: Geometry. Frames are scaled until they cover it (bilinear, antialiased) and cropped around the centre;
-            those that have its size already are left as they are.
+            those that have its size already are left as they are. Pixels count as square.
         start: Beginning of the window, seconds after the first frame.
         end: End of the window; by default that of the video.
 

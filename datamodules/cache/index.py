@@ -23,7 +23,7 @@ from transporter_pl.datamodules.cache.places import Place
 from transporter_pl.datamodules.cache.shards import TENSORS, Shard, shard_name
 from transporter_pl.datamodules.clips import BrokenClip
 from transporter_pl.errors import TransporterError
-from transporter_pl.files import replace_file
+from transporter_pl.files import abandoned, replace_file
 
 INDEX = "index.safetensors"
 LEFT_OUT = "left_out.csv"
@@ -100,11 +100,8 @@ def summary_of(shards: Iterable[Shard]) -> Summary:
     return Summary(number, clips, captions, broken, size, dict(zip(TENSORS, errors, strict=True)))
 
 
-def write_index(folder: Path, manifest: Manifest) -> tuple[Summary, list[BrokenClip]]:
-    """Write the index of a cache whose shards are all there; there is none of a cache without clips.
-
-    Returns:
-        What the cache holds, and the clips that could not be encoded.
+def index_of(place: Place, manifest: Manifest) -> tuple[Index, list[BrokenClip]]:
+    """The index of a cache whose shards are all there, from their headers; and the clips that could not be encoded.
 
     Raises:
         TransporterError: If a shard is missing or damaged.
@@ -114,7 +111,7 @@ def write_index(folder: Path, manifest: Manifest) -> tuple[Summary, list[BrokenC
 
     def noted() -> Iterator[Shard]:
         for number in range(manifest.shards):
-            shard = Shard(Place(folder), number)
+            shard = Shard(place, number)
             starts.append(starts[-1] + len(shard.records))
             headers.append(shard.header)
             digests.append(torch.frombuffer(bytearray(shard.digest), dtype=torch.uint8))
@@ -122,11 +119,14 @@ def write_index(folder: Path, manifest: Manifest) -> tuple[Summary, list[BrokenC
             yield shard
 
     summary = summary_of(noted())
-    if summary.clips:
-        tensors = {"starts": torch.tensor(starts), "headers": torch.tensor(headers), "digests": torch.stack(digests)}
-        about = {"summary": json.dumps(asdict(summary))}
-        replace_file(folder / INDEX, lambda aside: save_file(tensors, aside, about))
-    return summary, broken
+    return Index(torch.tensor(starts), torch.tensor(headers), torch.stack(digests), summary), broken
+
+
+def write_index(folder: Path, index: Index) -> None:
+    """Write ``index.safetensors``, with which the cache is finished."""
+    tensors = {"starts": index.starts, "headers": index.headers, "digests": index.digests}
+    about = {"summary": json.dumps(asdict(index.summary))}
+    replace_file(folder / INDEX, lambda aside: save_file(tensors, aside, about))
 
 
 def write_left_out(folder: Path, missing: Iterable[str], broken: Iterable[BrokenClip]) -> None:
@@ -176,11 +176,7 @@ def _contents(place: Place) -> tuple[dict[str, Tensor], dict[str, str]] | None:
 def stray_files(folder: Path, manifest: Manifest) -> list[Path]:
     """What runs that were killed have left: files begun, and shards that the cache does not have."""
     known = {shard_name(number) for number in range(manifest.shards)}
-    return sorted(
-        file
-        for file in folder.iterdir()
-        if file.name.startswith(".part-") or (file.name.startswith("shard-") and file.name not in known)
-    )
+    return abandoned(folder) + sorted(file for file in folder.glob("shard-*") if file.name not in known)
 
 
 def cache_files(folder: Path) -> list[Path]:

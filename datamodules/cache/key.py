@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from transporter_pl.datamodules.cache.places import Place
-from transporter_pl.datamodules.cache.storage import Storage
 from transporter_pl.errors import TransporterError
-from transporter_pl.files import replace_file
+from transporter_pl.files import ASIDE, replace_file
 from transporter_pl.loading import BackboneSpec
+from transporter_pl.precision import Storage
 from transporter_pl.samples import Shapes, VideoSpec
+from transporter_pl.video import READING
 
 MANIFEST = "cache.json"
 FORMAT = 2  # 1 kept its progress in index.json
@@ -31,6 +32,7 @@ class CacheKey:
         uncaptioned: What clips without a caption have got; empty where all have one.
         generator_weights: Fingerprint of the generator's weights, as a folder may be trained anew.
         vlm_weights: The same of the VLM's.
+        reading: Version of the rule by which frames are chosen, scaled and cropped.
     """
 
     generator: BackboneSpec
@@ -41,6 +43,7 @@ class CacheKey:
     uncaptioned: str = ""
     generator_weights: str = ""
     vlm_weights: str = ""
+    reading: int = READING
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def check_key(folder: Path, key: CacheKey) -> Manifest | None:
     manifest = read_manifest(Place(folder))
     if manifest is None:
         # what a run that was killed at its very beginning has left is nobody's
-        others = [file for file in folder.iterdir() if not file.name.startswith(".part-")] if folder.is_dir() else []
+        others = [file for file in folder.iterdir() if not file.name.startswith(ASIDE)] if folder.is_dir() else []
         if folder.is_file() or others:
             msg = f"out: {str(folder)!r} is not empty and no latent cache; choose another folder"
             raise TransporterError(msg)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from transporter_pl.errors import TransporterError
+from transporter_pl.precision import Storage
 
-Storage = Literal["bfloat16", "float32", "float8_e4m3fn"]
 LARGEST = torch.finfo(torch.float8_e4m3fn).max  # 448
 
 
@@ -47,7 +47,7 @@ def store(x: Tensor, storage: str) -> Stored:
     if kind != torch.float8_e4m3fn:
         return Stored(x.to(kind))
     largest = x.float().abs().flatten(1).amax(1) if x[0:1].numel() else x.new_zeros(len(x)).float()
-    scale = torch.where(largest > 0, largest / LARGEST, 1.0)
+    scale = (largest / LARGEST).clamp(min=torch.finfo(torch.float32).tiny)  # 0 / 0 would not be 0
     return Stored((x.float() / _spread(scale, x)).clamp(-LARGEST, LARGEST).to(kind), scale)
 
 

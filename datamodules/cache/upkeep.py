@@ -9,13 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from jsonargparse import ArgumentParser
 from rich import filesize
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from transporter_pl.datamodules.cache.index import INDEX, read_index, stray_files, summary_of
+from transporter_pl.datamodules.cache.index import INDEX, Index, index_of, read_index, stray_files, summary_of
 from transporter_pl.datamodules.cache.key import Manifest, dotted, read_manifest
 from transporter_pl.datamodules.cache.places import Place
 from transporter_pl.datamodules.cache.shards import Shard, shard_name
@@ -87,6 +88,10 @@ def verify(path: str) -> None:
         msg = f"path: {len(damaged)} of {manifest.shards} shards of {path!r} are missing or damaged: {named}; "
         msg += f"`transporter cache prune --damaged {path}`, then the same `transporter encode` again, makes them anew"
         raise TransporterError(msg)
+    index = read_index(place)
+    if index is not None and not _same(index, index_of(place, manifest)[0]):
+        msg = f"path: {INDEX} of {path!r} is damaged, and its shards are whole; delete that file, and the same "
+        raise TransporterError(msg + "`transporter encode` writes it again")
     Console(highlight=False, markup=False).print(f"{manifest.shards} shards of {path}: all whole", soft_wrap=True)
 
 
@@ -133,6 +138,12 @@ def _opened(path: str) -> tuple[Place, Manifest]:
         msg = f"path: no latent cache in {path!r}; give the folder that `transporter encode` wrote"
         raise TransporterError(msg)
     return place, manifest
+
+
+def _same(one: Index, other: Index) -> bool:
+    names = ("starts", "headers", "digests")
+    tensors = all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+    return tensors and one.summary == other.summary
 
 
 def _whole(place: Place, manifest: Manifest) -> Iterator[Shard]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,6 +25,7 @@ from transporter_pl.errors import TransporterError
 from transporter_pl.loading import find_device
 
 WAIT = timedelta(days=30)  # processes wait for the slowest of them at the end
+COUNTED = 60.0  # seconds from one count of the folder's shards to the next, as there may be many
 
 
 def launched(device: str, devices: int, nodes: int) -> Fabric:
@@ -52,18 +55,25 @@ def write_shards(
     Raises:
         TransporterError: If a shard can't be written.
     """
-    done = fabric.broadcast(finished(Place(folder), manifest))  # before the first process writes another
+    # asked by one process, before any writes another shard
+    done = fabric.broadcast(finished(Place(folder), manifest) if fabric.is_global_zero else set())
     mine = [number for number in range(manifest.shards) if number not in done][fabric.global_rank :: fabric.world_size]
     batches = _batches(data, manifest, mine, encoder.batch_size, num_workers)
-    with _Watch(folder, manifest, fabric.is_global_zero) as watch:
+    # a shard is hashed and written while the next one is encoded
+    with _Watch(folder, manifest, fabric.is_global_zero) as watch, ThreadPoolExecutor(1) as behind:
+        written: Future[None] | None = None
         for number in mine:
             writer = ShardWriter(manifest.shapes, manifest.key.storage)
             for _ in _chunks(manifest.rows(number), encoder.batch_size):
                 read = next(batches)
                 _add(writer, encoder, read)
                 watch.advance_by(len(read))
-            writer.write(folder, number)
-            watch.count()
+            if written is not None:
+                written.result()  # at most two shards are in memory
+            written = behind.submit(writer.write, folder, number)
+        if written is not None:
+            written.result()
+        watch.count()
 
 
 def _add(writer: ShardWriter, encoder: ClipEncoder, read: Sequence[ReadClip | BrokenClip]) -> None:
@@ -102,20 +112,24 @@ class _Tolerant(Dataset[ReadClip | BrokenClip]):
 
 
 class _Watch(Progress):
-    """Shows the clips that all processes are done with, by the shards that are there."""
+    """Shows the clips that all processes are done with: every now and then it counts the shards that are there."""
 
     def __init__(self, folder: Path, manifest: Manifest, shown: bool) -> None:
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Throughput()
         super().__init__(*columns, TimeRemainingColumn(), disable=not shown)
         self._folder, self._manifest = folder, manifest
-        self._bar = self.add_task("encoding", total=manifest.clips, completed=self._finished())
+        self._bar = self.add_task("encoding", total=manifest.clips)
+        self.count()
 
     def advance_by(self, clips: int) -> None:
         """After a batch of this process."""
         self.advance(self._bar, clips)
+        if time.monotonic() - self._counted > COUNTED:
+            self.count()
 
     def count(self) -> None:
-        """After a shard: what the other processes have done is seen too."""
+        """See what the other processes have done, too."""
+        self._counted = time.monotonic()
         if not self.disable:
             self.update(self._bar, completed=self._finished())
 

@@ -129,6 +129,7 @@ def test_how_many_clips_make_a_shard():
     assert fitting_clips(large, "bfloat16", 8) == 16
     assert fitting_clips(large, "bfloat16", 3) == 15
     assert fitting_clips(large, "bfloat16", 24) == 16
+    assert fitting_clips(large, "bfloat16", 1, captions=100) == 11
     huge = Shapes((48, 3, 300, 520), (512, 4096), (459000, 3584))
     assert fitting_clips(huge, "float32", 2) == 1
 
@@ -149,7 +150,7 @@ def _stop_reading(patch, after):
 
 def _stop_before_the_index(patch):
 
-    def interrupted(folder, manifest):
+    def interrupted(folder, index):
         raise KeyboardInterrupt
 
     patch.setattr(encoding, "write_index", interrupted)
@@ -428,6 +429,11 @@ def test_a_cache_without_shards_binds_nobody(rendered, tiny, uninterrupted, tmp_
     assert json.loads((tmp_path / MANIFEST).read_text())["key"]["video"]["fps"] == 4
     _encode(_data(rendered, tiny), tiny, tmp_path)
     assert _content(tmp_path) == _content(uninterrupted)
+
+
+def test_another_size_of_shards_is_refused(rendered, tiny, uninterrupted):
+    with pytest.raises(TransporterError, match=r"shard_clips: 2, but the cache in .* was begun with 3; leave it out"):
+        _encode(_data(rendered, tiny), tiny, uninterrupted, shard_clips=2)
 
 
 def test_other_clips_are_refused(folder, tiny, uninterrupted):

@@ -1,14 +1,17 @@
 """``transporter cache info | verify | prune``, driven as a user does."""
 
+import json
 import os
+import socket
+import subprocess
 from dataclasses import replace
 
 import pytest
-from caches import clips_of, write_cache
+from caches import clips_of, finish, write_cache
 from test_cache import KEY, SHAPES, encoded_clips
 
 from transporter_pl.cli import main
-from transporter_pl.datamodules.cache.index import INDEX, read_index, write_index
+from transporter_pl.datamodules.cache.index import INDEX, read_index
 from transporter_pl.datamodules.cache.key import read_manifest
 from transporter_pl.datamodules.cache.places import Place
 from transporter_pl.datamodules.cache.shards import ShardWriter, shard_name
@@ -26,7 +29,7 @@ def folder(tmp_path, monkeypatch):
     writer.add(clips_of(whole, [3, 5]))
     writer.leave_out([BrokenClip(whole.ids[4], "it is gone")])
     writer.write(tmp_path / "cache", 1)
-    write_index(tmp_path / "cache", manifest)
+    finish(tmp_path / "cache", manifest)
     return tmp_path / "cache"
 
 
@@ -96,17 +99,39 @@ def test_verify_finds_a_shard_of_another_cache(folder, capsys):
     assert f"1 of 4 shards of 'cache' are missing or damaged: {shard_name(2)};" in _refused(capsys, "verify", "cache")
 
 
+@pytest.mark.parametrize("name", ["starts", "headers", "digests"])
+def test_verify_finds_every_bit_that_has_turned_in_the_index(name, folder, capsys):
+    """What the index says of shards that are whole, or what it vouches for."""
+    content = (folder / INDEX).read_bytes()
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    begin, end = header[name]["data_offsets"]
+    for at in range(begin, end, 5):
+        spoilt = bytearray(content)
+        spoilt[8 + int.from_bytes(content[:8], "little") + at] ^= 1
+        (folder / INDEX).write_bytes(spoilt)
+        said = _refused(capsys, "verify", "cache")
+        assert "shards of 'cache' are missing or damaged" in said or f"{INDEX} of 'cache' is damaged" in said
+
+
 @pytest.mark.parametrize("dry", [True, False])
 def test_prune_takes_what_killed_runs_have_left(dry, folder, capsys):
     kept = _names(folder)
-    (folder / ".part-abc").mkdir()
-    (folder / ".part-abc" / shard_name(1)).write_bytes(b"half")
+    left, begun = (folder / f".part-{socket.gethostname()}-{pid}-abc" for pid in (_dead(), os.getpid()))
+    for aside in (left, begun):
+        aside.mkdir()
+        (aside / shard_name(1)).write_bytes(b"half")
     (folder / shard_name(9)).write_bytes(b"of a larger cache")
     (folder / "notes.txt").write_text("mine")
     before = _names(folder)
     said = _said(capsys, "prune", "cache", *["--dry_run"] * dry)
     assert said.count("would delete" if dry else "deleted") == 2
-    assert _names(folder) == (before if dry else sorted([*kept, "notes.txt"]))
+    assert _names(folder) == (before if dry else sorted([*kept, "notes.txt", begun.name]))  # nobody's, and one's own
+
+
+def _dead():
+    """Id of a process that is no more."""
+    with subprocess.Popen(["true"]) as process:
+        return process.pid
 
 
 def test_prune_leaves_a_whole_cache_alone(folder, capsys):

@@ -12,7 +12,6 @@ from safetensors import safe_open
 from transporter_pl import planning
 from transporter_pl.cli import main
 from transporter_pl.coupling.config import CouplingOptions
-from transporter_pl.datamodules.cache import storage
 from transporter_pl.datamodules.cache.latents import LatentCache
 from transporter_pl.datamodules.encode import encode_videos
 from transporter_pl.datamodules.shapemotion.files import write_clips
@@ -21,8 +20,9 @@ from transporter_pl.errors import TransporterError
 from transporter_pl.explain.explainer import CALIBRATED
 from transporter_pl.planning.meter import Meter
 from transporter_pl.planning.plan import Cost, Plan, Spread, make_plan
-from transporter_pl.planning.steps import Batches, Storage
+from transporter_pl.planning.steps import Batches
 from transporter_pl.planning.totals import Speed, Total, Work, clip_bytes, totals
+from transporter_pl.precision import Storage
 from transporter_pl.samples import Shapes
 
 FULL = Shapes(latents=(48, 3, 30, 52), condition=(512, 4096), tokens=(4590, 3584))  # Wan 2.2 5B and VideoLLaMA 3
@@ -147,10 +147,6 @@ def planned(plan, **work):
     """Operations of every stage, on one GPU."""
     found = totals(plan, Work(**work), Batches(2, 2, 2, 2), "bfloat16", Spread(), 1.0, Speed(1.0))
     return {total.stage: total.arithmetic for total in found}
-
-
-def test_the_cache_can_be_stored_in_what_is_planned():
-    assert get_args(Storage) == get_args(storage.Storage)
 
 
 @pytest.mark.parametrize("storage", get_args(Storage))

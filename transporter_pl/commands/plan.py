@@ -18,8 +18,9 @@ from transporter_pl.files import check_folder, replace_file
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.planning.gpus import GIB, GPU, find_gpu
 from transporter_pl.planning.plan import Cost, Plan, Spread, make_plan
-from transporter_pl.planning.steps import Batches, Precision, Storage
+from transporter_pl.planning.steps import Batches, Precision
 from transporter_pl.planning.totals import Speed, Total, Work, clip_bytes, totals
+from transporter_pl.precision import Storage
 from transporter_pl.samples import VideoSpec
 
 # a rule of thumb for what is on a GPU beside tensors: CUDA's context, the workspaces of its libraries

@@ -15,7 +15,8 @@ from transporter_pl.loading import BackboneSpec, load_pair, pair_shapes
 from transporter_pl.planning.meter import Meter, without_data
 from transporter_pl.planning.sizes import Size, sizes_of
 from transporter_pl.planning.stages import Stage, stages
-from transporter_pl.planning.steps import Batches, Precision, Storage, new_network
+from transporter_pl.planning.steps import Batches, Precision, new_network
+from transporter_pl.precision import Storage
 from transporter_pl.samples import Shapes, VideoSpec
 
 Strategy = Literal["single", "ddp", "fsdp"]

@@ -18,10 +18,10 @@ from transporter_pl.planning.steps import (
     CouplingSteps,
     Part,
     Precision,
-    Storage,
     encode_parts,
     new_network,
 )
+from transporter_pl.precision import Storage
 from transporter_pl.samples import Clips, Encoded
 
 ENCODED = ("latents", "condition", "tokens", "reencoded")

@@ -29,7 +29,6 @@ from transporter_pl.samples import Clips, Encoded, Origin
 from transporter_pl.stages.coupling import measured_loss
 
 Precision = Literal["32-true", "bf16-mixed", "bf16-true"]
-Storage = Literal["bfloat16", "float32", "float8_e4m3fn"]  # of the latent cache
 CAPTION = "a red ball moves to the left"
 TIME = 0.5  # t of all steps: any other costs the same
 

@@ -11,7 +11,8 @@ import torch
 from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.explain.explainer import CALIBRATED
 from transporter_pl.planning.plan import Plan, Spread
-from transporter_pl.planning.steps import Batches, Storage
+from transporter_pl.planning.steps import Batches
+from transporter_pl.precision import Storage
 from transporter_pl.samples import Shapes
 
 SCALE = {"float8_e4m3fn": 4}  # bytes of what a clip's numbers are multiplied by, of each tensor
