@@ -20,6 +20,7 @@ from transporter_pl.errors import TransporterError
 from transporter_pl.stages.checkpoints import CheckpointFiles, damage
 from transporter_pl.stages.coupling import CouplingStage
 from transporter_pl.stages.guard import last_good_checkpoint
+from transporter_pl.stages.sharding import FSDP2
 
 
 def last_line(capsys):
@@ -159,6 +160,15 @@ def test_nothing_is_unpickled_whatever_is_asked(run, tmp_path, monkeypatch, harm
             asked(stage(), datamodule=RandomEncodings(), ckpt_path=newest, weights_only=False)
     with pytest.raises((pickle.UnpicklingError, RuntimeError, EOFError)):
         CouplingStage.load_from_checkpoint(newest, weights_only=False)
+    assert not newest.with_name("pwned").exists()
+
+
+@pytest.mark.parametrize("harm", [cut, malicious])
+def test_nothing_is_unpickled_where_weights_are_sharded(run, harm):
+    _, newest = run
+    harm(newest)
+    with pytest.raises(TransporterError, match=r"^ckpt_path: .*step=6.ckpt' .*; give another checkpoint, or"):
+        FSDP2().load_checkpoint(newest, weights_only=False)
     assert not newest.with_name("pwned").exists()
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from resumable_data import OrderedEncodings
 from safetensors.torch import load_file
+from test_coupling_stage import write_cache
 from test_survival import QUIET, command, launched, phi, same, signalled
 from two_processes import concepts, coupling
 
@@ -48,6 +50,7 @@ def folder(arguments, tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     plain = {name: vars(value) if hasattr(value, "__dict__") else value for name, value in arguments.items()}
     (folder / "concepts.json").write_text(json.dumps(plain))
+    write_cache(folder / "cache", batch=OrderedEncodings(dtype="float32").batch(list(range(28))))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
         [*launcher, str(HERE / "two_processes.py"), str(folder), "3"],
@@ -70,6 +73,13 @@ def alone(tmp_path_factory):
 
 def test_the_weights_are_those_of_one_process(folder, alone):
     assert close(phi(alone[0]), phi(folder / "ddp"))
+
+
+def test_a_latent_cache_trains_as_in_one_process(folder, tmp_path):
+    """Batches that accumulate, in an order of its own, over the end of an epoch."""
+    validated = float(coupling(tmp_path, 4, cache=folder / "cache"))
+    assert close(phi(tmp_path), phi(folder / "cached"))
+    assert json.loads((folder / "rank0.json").read_text())["cached"] == pytest.approx(validated, rel=1e-5)
 
 
 def test_validation_is_of_all_clips(folder, alone):

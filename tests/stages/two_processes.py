@@ -1,6 +1,7 @@
 """What two processes do that torchrun starts: ``two_processes.py FOLDER CLIP``, see ``test_two_processes``."""
 
 import json
+import pkgutil
 import sys
 from pathlib import Path
 
@@ -8,11 +9,11 @@ import lightning as L  # noqa: N812
 import torch
 import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.strategies import ModelParallelStrategy
 from resumable_data import SHAPES, OrderedEncodings
 
 from transporter_pl.commands.arguments import PACKAGED
 from transporter_pl.coupling.config import CouplingOptions
+from transporter_pl.datamodules.cache.datamodule import CacheDataModule
 from transporter_pl.errors import TransporterError
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.samples import VideoSpec
@@ -26,11 +27,14 @@ QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": 
 STEPS = {"max_steps": 4, "accumulate_grad_batches": 2, "gradient_clip_val": 1.0}
 
 
-def coupling(folder, batch_size, resumed=None, spoiled=None, **options):
-    """Train Φ; returns the loss of the last validation."""
+def coupling(folder, batch_size, resumed=None, spoiled=None, cache=None, **options):
+    """Train Φ on a latent cache, or on data in memory; returns the loss of the last validation."""
     torch.manual_seed(0)
     stage = CouplingStage(SHAPES, network=SMALL, warmup=1)
-    data = OrderedEncodings(batch_size=batch_size, dtype="float32")
+    if cache is None:
+        data = OrderedEncodings(batch_size=batch_size, dtype="float32")
+    else:
+        data = CacheDataModule(cache, batch_size=batch_size, val_fraction=0.2)
     if spoiled is not None:
         data.tensors["latents"][spoiled] = torch.nan
     fit = L.Trainer(default_root_dir=folder, **{**QUIET, **STEPS, **options})
@@ -53,12 +57,13 @@ def every_second(folder):
 def sharded():
     """The packaged layer's strategy."""
     layer = yaml.safe_load((PACKAGED / "cluster" / "fsdp.yaml").read_text())
-    return ModelParallelStrategy(**layer["trainer"]["strategy"]["init_args"])
+    return pkgutil.resolve_name(layer["trainer"]["strategy"]["class_path"])()
 
 
 def main(folder):
     two = {"devices": 2, "strategy": "ddp"}
     found = {"val": float(coupling(folder / "ddp", 2, callbacks=[every_second(folder / "ddp")], **two))}
+    found["cached"] = float(coupling(folder / "cached", 2, cache=folder / "cache", **two))
     coupling(folder / "fsdp", 2, devices=2, strategy=sharded(), callbacks=[every_second(folder / "fsdp")])
     for name in ("ddp", "fsdp"):  # goes on sharded
         resumed = folder / name / "step=2.ckpt"

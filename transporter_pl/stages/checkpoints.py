@@ -94,8 +94,12 @@ def reading(path: Pathlike) -> Iterator[None]:
             _check_sums(path)
         yield
     except Exception as error:  # bits that have flipped make zipfile and torch raise anything
-        msg = f"ckpt_path: {str(path)!r} {_in_words(error)}; give another checkpoint, or --ckpt_path last"
-        raise TransporterError(msg) from error
+        raise TransporterError(unreadable(path, _in_words(error))) from error
+
+
+def unreadable(path: Pathlike, trouble: str) -> str:
+    """What to say of a checkpoint that can't be read."""
+    return f"ckpt_path: {str(path)!r} {trouble}; give another checkpoint, or --ckpt_path last"
 
 
 def damage(file: Pathlike) -> str | None:

@@ -13,9 +13,34 @@ from torch.optim import Optimizer
 
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
+from transporter_pl.stages.checkpoints import Pathlike, damage, unreadable
 
 SHARDING = (FSDPStrategy, ModelParallelStrategy)
 LAYER = "configs/cluster/fsdp.yaml"
+
+
+class FSDP2(ModelParallelStrategy):
+    """Lightning's FSDP2, whose checkpoints are one file of whole weights, and read as any other's.
+
+    Lightning's own goes past ``checkpoint_io`` when it reads: it would unpickle what it is asked to, and know nothing
+    of damage.
+
+    Args:
+        options: Those of ``ModelParallelStrategy``.
+    """
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401  (Lightning's)
+        super().__init__(save_distributed_checkpoint=False, **options)
+
+    def load_checkpoint(self, checkpoint_path: Pathlike, weights_only: bool | None = None) -> dict[str, Any]:
+        """Read a checkpoint of tensors and plain data, whatever else was asked for.
+
+        Raises:
+            TransporterError: If it is damaged, or holds anything else.
+        """
+        if trouble := damage(checkpoint_path):
+            raise TransporterError(unreadable(checkpoint_path, trouble))
+        return super().load_checkpoint(checkpoint_path, weights_only=True)
 
 
 def check_sharding(strategy: Strategy) -> None:
@@ -27,10 +52,9 @@ def check_sharding(strategy: Strategy) -> None:
     Raises:
         TransporterError: If it is one of these.
     """
-    scattered = isinstance(strategy, ModelParallelStrategy) and strategy._save_distributed_checkpoint
-    if isinstance(strategy, FSDPStrategy) or scattered:
+    if isinstance(strategy, SHARDING) and not isinstance(strategy, FSDP2):
         name = type(strategy).__name__
-        msg = f"strategy: {name} as it is given would round Φ's statistics or scatter its checkpoints; "
+        msg = f"strategy: {name} would round Φ's statistics, or scatter its checkpoints and read any that it is given; "
         raise TransporterError(msg + f"use --config {LAYER}, which is FSDP2")
 
 
