@@ -172,6 +172,8 @@ class CaptionedClips(Dataset[ReadClip]):
                 missing.append(row.id)
             elif isinstance(size, str):
                 broken.append(BrokenClip(row.id, size))
+            elif captions != "none" and not all(map(_is_text, row.captions)):
+                broken.append(BrokenClip(row.id, "a caption of it holds half a character"))
             elif captions != "none" and not any(map(str.strip, row.captions)):
                 broken.append(BrokenClip(row.id, "it has no caption"))
             else:
@@ -217,6 +219,14 @@ def _file_size(path: Path) -> int | str | None:
     except (OSError, ValueError) as error:  # ValueError: not every text can be a file's name
         return f"its file can't be opened ({error})"
     return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+
+def _is_text(caption: str) -> bool:
+    try:
+        caption.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _captioned(clip: Clip, captions: Captions, seed: int) -> Clip:

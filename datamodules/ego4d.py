@@ -15,6 +15,7 @@ from transporter_pl.samples import VideoSpec
 
 METADATA = ("ego4d.json", "v2/ego4d.json")  # its code and its documentation differ
 NARRATIONS = ("v2/annotations/narration.json", "v2/annotations/all_narrations_redacted.json")
+LATE = 1.0  # seconds after a video's end at which a narration may still be of it
 SPLITS = ("split_em", "split_av", "split_fho")  # of the benchmarks
 
 Split = Literal["train", "val", "test", "all"]
@@ -102,10 +103,12 @@ class _Source:
             return
         moments: dict[int, list[str]] = {}
         for number, (time, text) in enumerate(narrations):
-            if isinstance(time, int | float) and abs(time) < 1e9:  # also not NaN
-                moments.setdefault(max(0, round(1000 * time)), []).append(text)
-            else:
+            if not isinstance(time, int | float) or not abs(time) < 1e9:  # also NaN
                 yield BrokenClip(f"{uid}#{number}", f"its time {time!r} is no number of seconds")
+            elif time > duration + LATE:
+                yield BrokenClip(f"{uid}#{number}", f"its time {time:g} s is after the video's end, {duration:g} s")
+            else:
+                moments.setdefault(max(0, round(1000 * time)), []).append(text)
         file = f"v2/{self.videos}/{uid}.mp4"
         for moment in sorted(moments):
             said = dict.fromkeys(map(without_tags, moments[moment]) if self.tags == "clean" else moments[moment])

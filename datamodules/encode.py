@@ -97,6 +97,12 @@ def encode_videos(
     """
     check_counts(batch_size=batch_size, shard_clips=shard_clips, devices=devices, nodes=nodes)
     check_storage(storage)
+    if num_workers < 0:
+        msg = f"num_workers: {num_workers} is below 0; give 0 to read without other processes"
+        raise TransporterError(msg)
+    if prompt is not None and uncaptioned != "vlm":
+        msg = f"prompt: {prompt!r}, but no VLM is asked for captions; leave it out, or give uncaptioned: vlm"
+        raise TransporterError(msg)
     check_folder("out", out)
     # how a backward pass would go changes nothing in a cache
     kept = replace(generator, checkpointing=False), replace(vlm, checkpointing=False)

@@ -176,6 +176,19 @@ def test_every_layer_parses_over_every_command_that_takes_it(command, owner, con
 
 
 @pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data.split", "bogus"], "Got value: bogus"),
+        (["--data.sploit", "val"], "Option 'sploit' is not accepted"),
+    ],
+)
+def test_a_wrong_option_of_the_data_is_named(options, said, capsys):
+    layers = ["--config", "data/lavib.yaml", "--config", "backbones/shapemotion_gemma3.yaml"]
+    assert main(["encode", *layers, *options, "--out", "x"]) == 2
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
     ("line", "said"),
     [
         (["encode", "LAYER", "--out", "z"], "after --data"),

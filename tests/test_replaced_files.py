@@ -1,8 +1,12 @@
+import os
+import socket
+import subprocess
+
 import pytest
 
 from transporter_pl.cli import main
 from transporter_pl.errors import TransporterError
-from transporter_pl.files import check_folder, replace_file
+from transporter_pl.files import abandoned, check_folder, replace_file
 
 
 def test_a_file_is_written_or_replaced_and_nothing_else_is_touched(tmp_path):
@@ -53,7 +57,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(tmp_path, capsys):
     layers = ["--config", "coupling/base.yaml", "--config", "scale/laptop.yaml"]
     line = ["validate", *layers, "--data.path", str(tmp_path)]
     assert main([*line, "--ckpt_path", "nope.ckpt"]) == 2
-    assert capsys.readouterr().err.startswith("error: ckpt_path: no file 'nope.ckpt'")
+    assert "error: ckpt_path: no file 'nope.ckpt'" in capsys.readouterr().err
 
 
 def test_a_folder_that_nothing_can_be_written_to_is_refused():
@@ -73,3 +77,27 @@ def test_a_folder_that_nothing_can_be_written_to_is_refused():
 def test_commands_refuse_such_a_folder_before_they_start(line, capsys):
     assert main([*line, "/proc/no/such/place/file.json"]) == 2
     assert "can't write to '/proc'" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_what_a_killed_process_has_begun_is_abandoned_and_what_a_living_one_has_is_not(tmp_path):
+    with subprocess.Popen(["true"]) as process:
+        pass
+    host = socket.gethostname()
+    names = [
+        f".part-{host}-{os.getpid()}-a",
+        f".part-{host}-{process.pid}-b",
+        ".part-else-where-1-c",
+        ".part-other-1-d",
+    ]
+    for name in names:
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / names[3], (0, 0))
+    assert {path.name for path in abandoned(tmp_path)} == {names[1], names[3]}
+    replace_file(tmp_path / "file", lambda aside: aside.write_text("whole"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*names, "file"])
+
+
+def test_a_process_says_whose_it_is_what_it_writes_aside(tmp_path):
+    seen = []
+    replace_file(tmp_path / "file", lambda aside: seen.append(aside.parent) or aside.write_text("whole"))
+    assert seen[0].name.startswith(f".part-{socket.gethostname()}-{os.getpid()}-")

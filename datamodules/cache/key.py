@@ -129,6 +129,8 @@ def check_key(folder: Path, key: CacheKey) -> Manifest | None:
     if differing is not None:
         field, was, value = differing
         msg = f"out: the cache in {str(folder)!r} was made with {field} = {was!r}, not {value!r}; "
+        if field == "clips":  # a fingerprint
+            msg += "annotations, captions, windows, limit or files have changed; "
         raise TransporterError(msg + "choose another folder, or delete this one")
     return manifest
 

@@ -57,12 +57,13 @@ def show(path: str) -> None:
     """
     place, manifest = _opened(path)
     index = read_index(place)
-    summary = index.summary if index is not None else summary_of(_whole(place, manifest))
+    whole = index is not None and (place.remote or _named(Path(path)) >= set(map(shard_name, range(manifest.shards))))
+    summary = index.summary if index is not None and whole else summary_of(_whole(place, manifest))
     made = Table("made with", "")
     for name, value in dotted(asdict(manifest.key)).items():
         made.add_row(name, str(value))
     held = Table("holds", "")
-    state = "" if index is not None else ", not finished: run the same `transporter encode` again"
+    state = "" if whole else ", not finished: run the same `transporter encode` again"
     held.add_row("shards", f"{summary.shards} of {manifest.shards}{state}")
     held.add_row("clips", f"{summary.clips}, {summary.broken} could not be encoded")
     held.add_row("captions", str(summary.captions))
@@ -83,6 +84,9 @@ def verify(path: str) -> None:
     """
     place, manifest = _opened(path)
     damaged = _damaged(place, manifest)
+    if damaged and read_index(place) is None:
+        msg = f"path: {path!r} is not finished, {len(damaged)} of {manifest.shards} shards are missing or damaged; "
+        raise TransporterError(msg + "run the same `transporter encode` again")
     if damaged:
         named = ", ".join(map(shard_name, damaged[:LISTED])) + (" …" if len(damaged) > LISTED else "")
         msg = f"path: {len(damaged)} of {manifest.shards} shards of {path!r} are missing or damaged: {named}; "
@@ -138,6 +142,10 @@ def _opened(path: str) -> tuple[Place, Manifest]:
         msg = f"path: no latent cache in {path!r}; give the folder that `transporter encode` wrote"
         raise TransporterError(msg)
     return place, manifest
+
+
+def _named(folder: Path) -> set[str]:
+    return {file.name for file in folder.glob("shard-*")}
 
 
 def _same(one: Index, other: Index) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,8 +33,11 @@ def launched(device: str, devices: int, nodes: int) -> Fabric:
     """Lightning's Fabric over the processes, which it starts unless torchrun or SLURM did.
 
     Raises:
-        TransporterError: If there are not so many GPUs.
+        TransporterError: If there are not so many GPUs, or nothing has started the other nodes' processes.
     """
+    if nodes > 1 and not {"MASTER_ADDR", "SLURM_JOB_ID"} & os.environ.keys():
+        msg = f"nodes: {nodes}, but nothing starts processes there; run the command by torchrun or srun on all of them"
+        raise TransporterError(msg)
     place = find_device(device)
     there = torch.cuda.device_count()
     if place.type == "cuda" and devices > there:
@@ -59,12 +63,14 @@ def write_shards(
     done = fabric.broadcast(finished(Place(folder), manifest) if fabric.is_global_zero else set())
     mine = [number for number in range(manifest.shards) if number not in done][fabric.global_rank :: fabric.world_size]
     batches = _batches(data, manifest, mine, encoder.batch_size, num_workers)
+    parent = os.getppid() if fabric.global_rank else None
     # a shard is hashed and written while the next one is encoded
     with _Watch(folder, manifest, fabric.is_global_zero) as watch, ThreadPoolExecutor(1) as behind:
         written: Future[None] | None = None
         for number in mine:
             writer = ShardWriter(manifest.shapes, manifest.key.storage)
             for _ in _chunks(manifest.rows(number), encoder.batch_size):
+                _check_parent(parent)
                 read = next(batches)
                 _add(writer, encoder, read)
                 watch.advance_by(len(read))
@@ -74,6 +80,12 @@ def write_shards(
         if written is not None:
             written.result()
         watch.count()
+
+
+def _check_parent(parent: int | None) -> None:
+    """End a process whose starter was killed, as nothing else ends it; the first process's may well be gone."""
+    if parent not in (None, os.getppid()):
+        raise SystemExit(1)
 
 
 def _add(writer: ShardWriter, encoder: ClipEncoder, read: Sequence[ReadClip | BrokenClip]) -> None:

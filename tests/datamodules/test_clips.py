@@ -32,6 +32,12 @@ def test_a_clip_is_one_item_with_its_captions(root):
         torch.testing.assert_close(clip.video, torch.full((3, 3, 16, 16), number / 4), atol=1.5 / 255, rtol=0)
 
 
+def test_half_a_character_is_no_caption(root):
+    data = CaptionedClips(root, [replace(ROWS[0], captions=("a \ud800 b",)), ROWS[1]], SPEC)
+    assert (data.ids, [clip.id for clip in data.broken]) == ((ROWS[1].id,), [ROWS[0].id])
+    assert len(CaptionedClips(root, [replace(ROWS[0], captions=("a \ud800 b",))], SPEC, "none")) == 1
+
+
 @pytest.mark.parametrize("damage", [b"", b"no video"])
 def test_a_damaged_file_is_an_error_with_its_name(damage, root):
     (root / "2.mp4").write_bytes(damage)

@@ -64,7 +64,7 @@ def test_a_narration_is_read_from_the_window_round_it(tmp_path):
         (-4e-7, 10.0, (0.0, 1.125)),
         (-0.3, 10.0, (0.0, 1.125)),
         (9.9, 10.0, (8.875, 10.0)),
-        (12.0, 10.0, (8.875, 10.0)),
+        (10.8, 10.0, (8.875, 10.0)),
         (0.5, 1.0, (0.0, 1.0)),
     ],
 )
@@ -99,6 +99,12 @@ def test_passes_and_narrations_may_be_absent(part, tmp_path):
     narrations = {UIDS[0]: {"narration_pass_1": _pass((1.0, "a")), "narration_pass_2": part}, UIDS[1]: part}
     _write(tmp_path, narrations, [_video(uid) for uid in UIDS])
     assert Ego4DClips(tmp_path, SPEC).ids == (f"{UIDS[0]}_000001000",)
+
+
+def test_narrations_after_the_end_are_listed(tmp_path):
+    data = _one(tmp_path, (11.0, "a"), (11.1, "b"), duration=10.0)
+    assert [clip.captions for clip in data.clips] == [("a",)]
+    assert "is after the video's end, 10 s" in data.broken[0].reason
 
 
 @pytest.mark.parametrize("time", [None, "1.0", float("nan"), float("inf"), -1e12])

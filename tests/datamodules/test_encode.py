@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,10 +20,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from transporter_pl.datamodules import encode as encoding
+from transporter_pl.datamodules.cache.encoder import ClipEncoder
 from transporter_pl.datamodules.cache.index import INDEX, LEFT_OUT
-from transporter_pl.datamodules.cache.key import MANIFEST
+from transporter_pl.datamodules.cache.key import MANIFEST, CacheKey, Manifest
 from transporter_pl.datamodules.cache.latents import LatentCache
 from transporter_pl.datamodules.cache.shards import TENSORS, shard_name
+from transporter_pl.datamodules.cache.writing import write_shards
 from transporter_pl.datamodules.clips import CaptionedClips, ReadClip
 from transporter_pl.datamodules.encode import encode_videos, fitting_clips
 from transporter_pl.datamodules.shapemotion.files import write_clips
@@ -239,6 +242,52 @@ def test_two_processes_write_what_one_does(rendered, tiny, uninterrupted, tmp_pa
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("7 clips with 7 captions in") == 1
     assert _content(tmp_path / "out") == _content(uninterrupted)
+
+
+def test_nodes_that_nothing_starts_are_refused(rendered, tiny, tmp_path, monkeypatch):
+    for name in ("MASTER_ADDR", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(TransporterError, match="nodes: 2, but nothing starts processes there"):
+        _encode(_data(rendered, tiny), tiny, tmp_path / "out", nodes=2)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_process_ends_when_the_one_that_started_it_is_killed(rendered, tiny, tmp_path):
+    """As the others that Lightning starts would go on for hours."""
+    data, fork = _data(rendered, tiny), multiprocessing.get_context("fork")
+    process = fork.Process(target=_second_of_two, args=(data, tiny, tmp_path))
+    process.start()
+    process.join()
+    for _ in range(200):
+        time.sleep(0.1)
+        if (tmp_path / "ended").exists():
+            break
+    assert (tmp_path / "ended").read_text() == "1"
+    assert len(_shards(tmp_path / "out")) < SHARDS
+
+
+def _second_of_two(data, tiny, folder):
+    """Starts the second process, and is gone before that has read much."""
+
+    def second():
+        read = CaptionedClips.__getitem__
+        CaptionedClips.__getitem__ = lambda self, index: time.sleep(0.3) or read(self, index)
+        xi, omega = _xi(tiny), _omega(tiny)
+        (folder / "out").mkdir()
+        key = CacheKey(tiny.generator, tiny.vlm, tiny.video, "clips", "float32")
+        manifest = Manifest(key, Shapes(xi.latent_shape, xi.condition_shape, omega.token_shape), CLIPS, BATCH)
+        fabric = SimpleNamespace(global_rank=1, world_size=1, is_global_zero=False, broadcast=lambda _: set())
+        (folder / "begun").touch()
+        try:
+            write_shards(folder / "out", manifest, data, ClipEncoder(xi, omega, "empty", None, BATCH), fabric, 0)
+        except SystemExit as end:
+            (folder / "ended").write_text(str(end.code))
+
+    multiprocessing.get_context("fork").Process(target=second).start()
+    while not (folder / "begun").exists():
+        time.sleep(0.05)
+    time.sleep(0.2)
+    os._exit(0)
 
 
 def test_more_gpus_than_there_are_is_refused(rendered, tiny, tmp_path):
@@ -463,6 +512,8 @@ def test_a_vlm_is_refused_before_the_generator_is_loaded(rendered, tiny, tmp_pat
         ({"shard_clips": 0}, "shard_clips: 0 is too small"),
         ({"devices": 0}, "devices: 0 is too small"),
         ({"nodes": -1}, "nodes: -1 is too small"),
+        ({"num_workers": -1}, "num_workers: -1 is below 0"),
+        ({"prompt": "What?"}, "prompt: 'What?', but no VLM is asked for captions"),
         ({"storage": "float8"}, "storage: 'float8' is unknown; choose bfloat16, float32, float8_e4m3fn"),
     ],
 )

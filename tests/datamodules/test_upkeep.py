@@ -81,6 +81,19 @@ def test_info_of_a_cache_that_is_not_finished(folder, capsys):
     assert "8, 1 could not be encoded" in said
 
 
+def test_info_of_a_finished_cache_that_has_lost_a_shard(folder, capsys):
+    (folder / shard_name(3)).unlink()
+    said = _said(capsys, "info", "cache")
+    assert "3 of 4, not finished: run the same `transporter encode` again" in said
+    assert "8, 1 could not be encoded" in said
+
+
+def test_verify_of_a_cache_that_is_not_finished(folder, capsys):
+    (folder / INDEX).unlink()
+    (folder / shard_name(3)).unlink()
+    assert "path: 'cache' is not finished, 1 of 4 shards are missing or damaged;" in _refused(capsys, "verify", "cache")
+
+
 def test_verify_finds_what_is_damaged_and_what_is_missing(folder, capsys):
     assert _said(capsys, "verify", "cache").endswith("4 shards of cache: all whole\n")
     _spoil(folder, 2)

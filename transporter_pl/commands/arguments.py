@@ -158,7 +158,7 @@ def backbones_in_their_place(command: str, argv: list[str]) -> Iterator[None]:
         said = str(error)
         if not any(_names_backbones(path) for path in argv):
             raise
-        if 'Parser key "data"' in said:
+        if 'Parser key "data"' in said and not _names_data(said, argv):
             msg = "backbones: the geometry is the data's too; give that --config after --data or the file that names it"
         elif "generator.name' is not accepted" not in said:
             raise
@@ -167,6 +167,13 @@ def backbones_in_their_place(command: str, argv: list[str]) -> Iterator[None]:
         else:
             msg = f"backbones: `transporter {command}` takes none; leave the file out"
         raise TransporterError(msg) from error
+
+
+def _names_data(said: str, argv: list[str]) -> bool:
+    """Whether an error speaks of a data set that was asked for, and not of the class that all of them derive from."""
+    found = re.search(r"class_path '([\w.]+)'", said)
+    known = [datamodules.class_path(name) for name in datamodules.names()]
+    return found is not None and (found[1] in known or any(found[1] in word for word in argv))
 
 
 def _names_backbones(path: str) -> bool:
