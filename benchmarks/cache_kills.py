@@ -1,7 +1,8 @@
 """Kills ``transporter encode`` by SIGKILL at random moments, and compares the finished cache with an uninterrupted one.
 
-The same command is started again after each kill, on the same folder, as a preempted job is. Moments are uniform over
-what an uninterrupted run lasts, from its first import to its end. With several processes, all of them are killed.
+The same command is started again after each kill, on the same folder, as a preempted job is. Moments are uniform from
+shortly before an uninterrupted run's first shard is there until, on average, its share of the work is done, so that the
+kills are spread over the whole of it. With several processes, all of them are killed.
 
     python benchmarks/cache_kills.py --kills 20
     python benchmarks/cache_kills.py --kills 20 --processes 2
@@ -42,9 +43,9 @@ def main(kills: int = 20, clips: int = 200, processes: int = 1, seed: int = 0) -
             [TRANSPORTER, "clips", "--config", "shapemotion/clips.yaml", "--folder", videos, "--count", str(clips)],
             check=True,
         )
-        lasts = _encode(videos, whole, processes)
+        first, lasts = _encode(videos, whole, processes)
         for number in range(kills):
-            moment = draws.uniform(0, lasts)
+            moment = draws.uniform(0.9 * first, first + 2 * (lasts - first) / kills)
             _encode(videos, killed, processes, moment)
             table.add_row(str(number + 1), f"{moment:.1f}", str(len(list(killed.glob("shard-*")))))
         _encode(videos, killed, processes)
@@ -59,12 +60,12 @@ def main(kills: int = 20, clips: int = 200, processes: int = 1, seed: int = 0) -
     return len(differing)
 
 
-def _encode(videos: Path, out: Path, processes: int, seconds: float | None = None) -> float:
-    """Seconds that a run took, or after which all of its processes were killed."""
+def _encode(videos: Path, out: Path, processes: int, seconds: float | None = None) -> tuple[float, float]:
+    """Seconds after which the first shard was there, and the run at its end or all of its processes killed."""
     options = {"data.root": videos, "data.annotations": videos / "annotations.json", "out": out}
     options |= {"shard_clips": 8, "batch_size": 4, "device": "cpu", "devices": processes}
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
-    began = time.monotonic()
+    began, first = time.monotonic(), 0.0
     with subprocess.Popen(
         [TRANSPORTER, "encode", "--config", "shapemotion/encode.yaml", *words],
         stdout=subprocess.DEVNULL,
@@ -72,15 +73,18 @@ def _encode(videos: Path, out: Path, processes: int, seconds: float | None = Non
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         start_new_session=True,
     ) as run:
-        try:
-            run.wait(seconds)
-        except subprocess.TimeoutExpired:
-            os.killpg(run.pid, signal.SIGKILL)
-            return time.monotonic() - began
+        while run.poll() is None:
+            passed = time.monotonic() - began
+            if not first and any(out.glob("shard-*")):
+                first = passed
+            if seconds is not None and passed >= seconds:
+                os.killpg(run.pid, signal.SIGKILL)
+                return first, passed
+            time.sleep(0.01)
     if run.returncode:
         msg = f"encode ended with {run.returncode}"
         raise RuntimeError(msg)
-    return time.monotonic() - began
+    return first, time.monotonic() - began
 
 
 if __name__ == "__main__":

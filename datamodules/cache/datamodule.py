@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from functools import cached_property, partial
+from typing import Any
 
 import lightning as L  # noqa: N812
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -52,6 +54,9 @@ class CacheDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         check_counts(batch_size=batch_size)
+        if num_workers < 0:
+            msg = f"num_workers: {num_workers} is below 0; give 0 to read without threads"
+            raise TransporterError(msg)
         if not 0 < val_fraction < 1:
             msg = f"val_fraction: {val_fraction} is not between 0 and 1"
             raise TransporterError(msg)
@@ -68,12 +73,25 @@ class CacheDataModule(L.LightningDataModule):
     @cached_property
     def cache(self) -> JoinedCaches:
         """The clips that train, and, if there is no ``val_path``, those that validate."""
-        return JoinedCaches(self.paths)
+        found, known = JoinedCaches(self.paths), dict[str, str]()
+        for cache in found.caches:
+            if cache.key.clips in known:
+                msg = f"path: {known[cache.key.clips]!r} and {cache.path!r} hold the same clips; name one of them"
+                raise TransporterError(msg)
+            known[cache.key.clips] = cache.path
+        return found
 
     @cached_property
     def val_cache(self) -> JoinedCaches:
         """The clips that validate, maybe among others."""
-        return JoinedCaches(self.val_paths, self.cache.caches[0]) if self.val_paths else self.cache
+        if not self.val_paths:
+            return self.cache
+        found = JoinedCaches(self.val_paths, self.cache.caches[0])
+        trained = {cache.key.clips for cache in self.cache.caches}
+        both = [cache.path for cache in found.caches if cache.key.clips in trained]
+        if both:
+            rank_zero_warn(f"val_path: the clips of {both} are those that train, so that they validate nothing")
+        return found
 
     @cached_property
     def split(self) -> tuple[Selection, Selection]:
@@ -129,7 +147,7 @@ class CacheDataModule(L.LightningDataModule):
         if overfit := getattr(self.trainer, "overfit_batches", 0):
             msg = f"overfit_batches: {overfit}, for which Lightning would take clips one by one; leave it out, and "
             raise TransporterError(msg + "encode few clips (--data.limit) to overfit them")
-        state = self.state_dict()
+        state = self._state()
         self._training = self._batches(self.split[0], shuffle=True)
         if state:
             self._training.load_state_dict(state)
@@ -143,16 +161,26 @@ class CacheDataModule(L.LightningDataModule):
         """The validation clips."""
         return self.val_dataloader()
 
-    def state_dict(self) -> dict[str, int]:
-        """Where the training stands.
+    def state_dict(self) -> dict[str, Any]:
+        """Where the training stands, and on which clips.
 
         Lightning asks the loader too, but drops its answer where a training was stopped at the end of an epoch.
         """
+        return {**self._state(), "data": self._data()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on there; other clips than those that were trained on so far are told."""
+        was = state_dict.pop("data", None)
+        if was not in (None, self._data()):
+            msg = f"path: {self.paths} are not what the checkpoint was trained on, in other clips or another storage; "
+            rank_zero_warn(msg + "the training goes on with them, and is not what it would have been")
+        self._loaded = state_dict
+
+    def _state(self) -> dict[str, int]:
         return self._loaded if self._training is None else self._training.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on there."""
-        self._loaded = state_dict
+    def _data(self) -> list[str]:
+        return [f"{cache.key.clips} {cache.key.storage}" for cache in self.cache.caches]
 
     def _batches(self, clips: Selection, shuffle: bool = False) -> Batches:
         """What this process takes of the clips."""

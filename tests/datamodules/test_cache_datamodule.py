@@ -1,6 +1,7 @@
 """Latent caches as data that a training stops, resumes and shares on, through Lightning's own loops."""
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,6 +71,26 @@ def test_several_caches_are_one_data_set(folder, other):
     _assert_same(cache[24], cache[[(24, 0)]])
     with pytest.raises(IndexError):
         cache[30]
+
+
+@pytest.mark.parametrize("storage", ["float32", "float8_e4m3fn"])
+def test_joined_caches_put_a_batch_together_once(storage, tmp_path):
+    """However its clips are spread over them, in the same memory as one cache that holds them all."""
+    parts = [_encoded(6, seed) for seed in range(3)]
+    folders = [tmp_path / str(seed) for seed in range(3)]
+    key = replace(KEY, storage=storage)
+    for folder, part in zip([*folders, tmp_path / "all"], [*parts, joined(parts)], strict=True):
+        folder.mkdir()
+        write_cache(folder, key, part, 4)
+    caches = JoinedCaches(folders), JoinedCaches([tmp_path / "all"])
+    draws = np.random.default_rng(0)
+    for count in [8, *draws.integers(1, 9, 30).tolist()]:
+        rows = draws.integers(0, 18, count).tolist()
+        _assert_same(*(cache[rows] for cache in caches))
+    sizes = [sorted(block.array.shape for block in cache._memory._blocks) for cache in caches]
+    assert sizes[0] == sizes[1]
+    assert {rows for rows, _ in sizes[0]} == {8}
+    assert not any(cache._memory._blocks for cache in caches[0].caches)
 
 
 @pytest.mark.parametrize(
@@ -286,3 +307,32 @@ def test_two_processes_see_what_one_sees(folder, tmp_path):
     for part, batches in alone.seen.items():
         shared = zip(first[part], second[part], strict=True)
         assert [(*one, *other) for one, other in shared] == batches
+
+
+def _caches(tmp_path, **keys):
+    for name, key in keys.items():
+        write_cache(tmp_path / name, replace(KEY, **key), _encoded(6))
+    return {name: str(tmp_path / name) for name in keys}
+
+
+def test_the_same_clips_are_not_joined(tmp_path):
+    paths = _caches(tmp_path, one={}, copy={"uncaptioned": "empty"}, other={"clips": "c2"})
+    assert len(CacheDataModule([paths["one"], paths["other"]]).cache) == 12
+    with pytest.raises(TransporterError, match=r"path: '.*one' and '.*copy' hold the same clips; name one of them"):
+        _ = CacheDataModule([paths["one"], paths["copy"]]).cache
+
+
+def test_clips_that_train_and_validate_are_told(tmp_path):
+    paths = _caches(tmp_path, one={}, other={"clips": "c2"})
+    with pytest.warns(UserWarning, match=r"val_path: the clips of \['.*one'\] are those that train"):
+        _ = CacheDataModule(paths["one"], val_path=[paths["other"], paths["one"]]).split
+
+
+def test_a_checkpoint_of_other_clips_is_told(tmp_path):
+    paths = _caches(tmp_path, one={}, other={"clips": "c2"})
+    state = CacheDataModule(paths["one"]).state_dict()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CacheDataModule(paths["one"]).load_state_dict(dict(state))
+    with pytest.warns(UserWarning, match="are not what the checkpoint was trained on"):
+        CacheDataModule(paths["other"]).load_state_dict(dict(state))
