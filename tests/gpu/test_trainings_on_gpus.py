@@ -37,10 +37,16 @@ def phi(folder):
     return load_file(folder / "coupling" / "coupling.safetensors")
 
 
-@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
-def test_one_gpu_trains_in_full_precision_whatever_the_type_of_the_data(tmp_path, precision):
+SHARDED = ["--config=cluster/fsdp.yaml"]  # over a mesh of one, where there is one GPU
+
+
+@pytest.mark.parametrize(
+    ("precision", "layer"),
+    [("32-true", []), ("bf16-mixed", []), ("16-mixed", []), ("32-true", SHARDED), ("bf16-mixed", SHARDED)],
+)
+def test_one_gpu_trains_in_full_precision_whatever_the_type_of_the_data(tmp_path, precision, layer):
     """A preempted run goes on; sums on a GPU may differ in their last bits, unless they are asked not to."""
-    options = [f"--trainer.precision={precision}", "--trainer.devices=1", "--trainer.deterministic=warn"]
+    options = [f"--trainer.precision={precision}", "--trainer.devices=1", "--trainer.deterministic=warn", *layer]
     assert main(command(tmp_path / "whole", *options)) == 0
     stop = [
         "--trainer.callbacks+=resumable_data.Signalled",
@@ -57,7 +63,7 @@ def test_one_gpu_trains_in_full_precision_whatever_the_type_of_the_data(tmp_path
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("layer", [["--trainer.strategy=ddp"], ["--config=cluster/fsdp.yaml"]], ids=["ddp", "fsdp"])
+@pytest.mark.parametrize("layer", [["--trainer.strategy=ddp"], SHARDED], ids=["ddp", "fsdp"])
 def test_two_gpus_do_what_one_does_and_go_on(tmp_path, precision, layer):
     data = ["--data.dtype=float32", f"--trainer.precision={precision}"]
     assert main(command(tmp_path / "one", "--trainer.devices=1", "--data.batch_size=4", *data)) == 0

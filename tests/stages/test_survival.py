@@ -12,15 +12,18 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from resumable_data import SHAPES, OrderedEncodings, Signalled
 from safetensors.torch import load_file
 from test_concept_stage import arguments as concept_arguments
 from test_coupling_stage import SMALL, packaged, trainer, write_cache
 
 from transporter_pl.cli import main
+from transporter_pl.errors import TransporterError
 from transporter_pl.stages.concept import ConceptStage
 from transporter_pl.stages.coupling import CouplingStage
 from transporter_pl.stages.guard import LossGuard
+from transporter_pl.stages.survival import Preemption, check_lightning
 
 HERE = Path(__file__).parent
 QUIET = ["--trainer.logger=false", "--trainer.enable_model_summary=false"]
@@ -173,11 +176,53 @@ def test_told_to_end_it_writes_a_checkpoint_and_goes_on_from_there(tmp_path, cap
     assert same(phi(whole), phi(torn))
 
 
+class Older:
+    """An object of a Lightning that has another name for something."""
+
+    def __init__(self, renamed, whole):
+        self.renamed, self.whole = renamed, whole
+
+    def __getattr__(self, name):
+        if name == self.renamed:
+            raise AttributeError(name)
+        return getattr(self.whole, name)
+
+
+def test_lightning_has_what_is_used_of_it_in_private(tmp_path):
+    """The names that a new version may drop; each of them is missed before a training begins."""
+    fit = trainer(tmp_path, callbacks=[ModelCheckpoint(tmp_path)])
+    check_lightning(fit)
+    saving = next(c for c in fit.checkpoint_callbacks if isinstance(c, ModelCheckpoint))
+    for place, name in [
+        (fit._signal_connector, "_sigterm_notifier_fn"),
+        (fit.fit_loop, "_should_accumulate"),
+        (saving, "_last_global_step_saved"),
+    ]:
+        assert hasattr(place, name), f"Lightning {L.__version__} has no {name}"
+    assert ModelParallelStrategy(save_distributed_checkpoint=False)._save_distributed_checkpoint is False
+
+
+@pytest.mark.parametrize("place", ["_signal_connector._sigterm_notifier_fn", "fit_loop._should_accumulate"])
+def test_another_lightning_is_refused(tmp_path, place):
+    where, name = place.split(".")
+    fit = trainer(tmp_path)
+    vars(fit)[where] = Older(name, getattr(fit, where))
+    with pytest.raises(TransporterError, match=rf"^lightning: version \S+ has no {place}, .*; pip install 'lightning<"):
+        Preemption().setup(fit, None, "fit")
+
+
 # pytest finds a fixture by its name in a module
 arguments = concept_arguments
 
 
-def test_concepts_told_to_end_go_on_from_there(arguments, tmp_path):
+class ToldAtOnce(L.Callback):
+    """A signal before the first step."""
+
+    def on_train_start(self, trainer, pl_module):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_concepts_told_to_end_go_on_from_there(arguments, tmp_path, capsys):
     def vectors(resumed=None, **options):
         learned = ConceptStage(**{**arguments, "steps": 4, "phi": "divergence"})
         fit = L.Trainer(
@@ -201,6 +246,12 @@ def test_concepts_told_to_end_go_on_from_there(arguments, tmp_path):
     assert not (tmp_path / "bank" / "concepts.json").exists()
     file = tmp_path / "checkpoints" / "preempted.ckpt"
     assert torch.load(file, weights_only=True)["global_step"] == 2
+    with pytest.raises(SystemExit) as end:  # while it asks again what it had asked, nothing is lost
+        vectors(file, callbacks=[ToldAtOnce()])
+    assert end.value.code == 143
+    assert (
+        "stopped by SIGTERM before step 3; go on with the same command and --ckpt_path last" in capsys.readouterr().err
+    )
     assert torch.equal(vectors(file), whole)
     # a finished one takes no further step, and writes its bank
     finished = max((tmp_path / "checkpoints").glob("epoch*.ckpt"), key=lambda found: found.stat().st_mtime)

@@ -262,8 +262,12 @@ class ConceptStage(Stage):
 
         The last bits of what a model says of a point depend on what else is in the batch, and a batch is what was not
         yet known: without this, a training that is resumed would see other bits than one that was not interrupted.
+
+        Raises:
+            SystemExit: On SIGTERM; the checkpoint that it goes on from is as good as before.
         """
-        for batch in range(self._batch + 1):
+        for batch in self.watch("Recalling")(range(self._batch + 1)):
+            self.look_for_signals()
             _, points, _ = self._asked(batch)
             self.objective.recall(points)
         self.on_train_batch_end()

@@ -23,6 +23,16 @@ class Stage(L.LightningModule):
         """What lets it be interrupted."""
         return [ExactResume(), Preemption()]
 
+    def look_for_signals(self) -> None:
+        """Stop on SIGTERM in long work before the first step; all processes take part.
+
+        Raises:
+            SystemExit: Then.
+        """
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, Preemption):
+                callback.look(self.trainer)
+
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:  # noqa: ANN401
         """As Lightning's, but nothing is unpickled, wherever the file lies."""

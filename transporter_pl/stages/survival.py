@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import sys
+from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L  # noqa: N812
 import numpy as np
@@ -19,8 +20,33 @@ from transporter_pl.chance import draws_of
 from transporter_pl.errors import TransporterError
 from transporter_pl.stages.checkpoints import GO_ON
 
+# what is used of Lightning without being its public interface, from the trainer on
+PRIVATE = ("_signal_connector._sigterm_notifier_fn", "fit_loop._should_accumulate")
+PRIVATE_OF_CHECKPOINTS = ("_last_global_step_saved",)
 SIGTERM_STATUS = 143  # 128 + 15, as a shell has it
 PREEMPTED = "preempted.ckpt"
+
+
+def check_lightning(trainer: L.Trainer) -> None:
+    """See that this version of Lightning has what is used of it, as without it a run would not survive, in silence.
+
+    Raises:
+        TransporterError: Naming what is missing.
+    """
+    saving = [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+    missing = [name for name in PRIVATE if not _has(trainer, name)]
+    missing += [name for name in PRIVATE_OF_CHECKPOINTS for callback in saving if not _has(callback, name)]
+    if missing:
+        msg = f"lightning: version {L.__version__} has no {missing[0]}, by which trainings survive; "
+        raise TransporterError(msg + "pip install 'lightning<2.7'")
+
+
+def _has(place: object, name: str) -> bool:
+    try:
+        attrgetter(name)(place)
+    except AttributeError:
+        return False
+    return True
 
 
 class ExactResume(L.Callback):
@@ -112,9 +138,14 @@ class Preemption(L.Callback):
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Be the one that Lightning registers as the handler of SIGTERM for the time of the training."""
+        """Be the one that Lightning registers as the handler of SIGTERM for the time of the training.
+
+        Raises:
+            TransporterError: If this version of Lightning lacks what is needed.
+        """
         self._asked = False
         if stage == "fit":
+            check_lightning(trainer)
             trainer._signal_connector._sigterm_notifier_fn = self._take_note  # type: ignore[method-assign, assignment]
 
     def _take_note(self, *_: object) -> None:
@@ -133,13 +164,28 @@ class Preemption(L.Callback):
         if trainer.global_step == self._step:  # inside accumulated batches
             return
         self._step = trainer.global_step
-        if trainer.strategy.reduce_boolean_decision(self._asked, all=False):
+        if self._is_told(trainer):
             file = _folder(trainer) / PREEMPTED
             trainer.save_checkpoint(file, weights_only=False)
-            if trainer.is_global_zero:
-                said = f"stopped by SIGTERM after step {self._step}; the checkpoint is {str(file)!r}; {GO_ON}"
-                print(said, file=sys.stderr, flush=True)
-            raise SystemExit(_status(trainer))
+            _end(trainer, f"after step {self._step}; the checkpoint is {str(file)!r}")
+
+    def look(self, trainer: L.Trainer) -> None:
+        """Stop, if any process was told to, before there is anything to save; all processes take part.
+
+        Raises:
+            SystemExit: Then.
+        """
+        if self._is_told(trainer):
+            _end(trainer, f"before step {trainer.global_step + 1}")
+
+    def _is_told(self, trainer: L.Trainer) -> bool:
+        return trainer.strategy.reduce_boolean_decision(self._asked, all=False)
+
+
+def _end(trainer: L.Trainer, where: str) -> NoReturn:
+    if trainer.is_global_zero:
+        print(f"stopped by SIGTERM {where}; {GO_ON}", file=sys.stderr, flush=True)
+    raise SystemExit(_status(trainer))
 
 
 def _folder(trainer: L.Trainer) -> Path:
