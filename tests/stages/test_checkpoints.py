@@ -3,6 +3,9 @@
 import os
 import pickle
 import resource
+import socket
+import subprocess
+import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -191,6 +194,30 @@ def test_last_takes_the_one_before_a_damaged_one_and_a_path_names_it(run, tmp_pa
     with pytest.warns(UserWarning, match="is cut short"):
         assert main([*arguments, f"--ckpt_path={newest}"]) == 2
     assert last_line(capsys).endswith("is cut short or damaged; no other is good")
+
+
+def test_what_killed_starts_had_half_written_goes_at_the_next(tmp_path):
+    """Of this run alone, and nothing that a living process writes, or that is no checkpoint."""
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    host = socket.gethostname()
+
+    def left(folder, process, name="last.ckpt"):
+        file = tmp_path / folder / f".part-{host}-{process}-{name[0]}" / name
+        file.parent.mkdir(parents=True)
+        file.touch()
+        return file
+
+    killed_ones = [left(f, killed.pid) for f in ("run/checkpoints", "run/lightning_logs/version_0/checkpoints", "run")]
+    others = [
+        left("run/checkpoints", os.getpid()),
+        left("run/checkpoints", f"1-{killed.pid}"),  # another host's
+        left("other/checkpoints", killed.pid),
+        left("run/lightning_logs/version_0/checkpoints", killed.pid, "coupling.safetensors"),
+    ]
+    trainer(tmp_path / "run", max_steps=1).fit(stage(), datamodule=RandomEncodings())
+    assert not any(file.parent.exists() for file in killed_ones)
+    assert all(file.exists() for file in others)
 
 
 @contextmanager

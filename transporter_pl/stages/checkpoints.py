@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from safetensors import SafetensorError
 
 from transporter_pl.errors import TransporterError
-from transporter_pl.files import replace_file
+from transporter_pl.files import abandoned, delete, replace_file
 
 Pathlike = str | Path
 GO_ON = "go on with the same command and --ckpt_path last"
@@ -58,8 +57,6 @@ def _save(checkpoint: dict[str, Any], file: Path) -> None:
     # through a Python file, whose errors are Python's
     with file.open("wb") as opened:
         torch.save(checkpoint, opened)
-        opened.flush()
-        os.fsync(opened.fileno())  # the name must not reach the disk before what it stands for
 
 
 @contextmanager
@@ -148,6 +145,13 @@ def last_checkpoint(trainer: L.Trainer, but: Path | None = None) -> Path | None:
 def run_checkpoints(trainer: L.Trainer) -> list[Path]:
     """Checkpoints of all versions of a run: Lightning begins a new ``version_N`` with every start."""
     return [file for folder in _folders(trainer) for file in folder.glob(f"*{SUFFIX}") if file.is_file()]
+
+
+def delete_halves(trainer: L.Trainer) -> None:
+    """Delete the checkpoints that killed processes of a run were writing, and nothing else."""
+    for path in (path for folder in _folders(trainer) for path in abandoned(folder)):
+        if any(path.glob(f"*{SUFFIX}")):
+            delete(path)
 
 
 def _folders(trainer: L.Trainer) -> set[Path]:

@@ -6,8 +6,9 @@ from typing import Any, Self
 
 import lightning as L  # noqa: N812
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.trainer.states import TrainerFn
 
-from transporter_pl.stages.checkpoints import CheckpointFiles
+from transporter_pl.stages.checkpoints import CheckpointFiles, delete_halves
 from transporter_pl.stages.survival import ExactResume, Preemption
 
 
@@ -15,7 +16,9 @@ class Stage(L.LightningModule):
     """A LightningModule whose training can be killed, preempted and resumed, and whose checkpoints unpickle nothing."""
 
     def setup(self, stage: str) -> None:
-        """See to the checkpoints, unless another way of writing them was chosen."""
+        """Clear what killed starts left; see to the checkpoints, unless another way of writing them was chosen."""
+        if stage == TrainerFn.FITTING and self.trainer.is_global_zero:
+            delete_halves(self.trainer)
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = CheckpointFiles()
 
