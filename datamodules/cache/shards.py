@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from safetensors import SafetensorError
@@ -22,10 +22,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from transporter_pl.datamodules.cache.places import Place, Span
-from transporter_pl.datamodules.cache.storage import Storage, squared_error, store
+from transporter_pl.datamodules.cache.records import Record, Records
+from transporter_pl.datamodules.cache.storage import squared_error, store
 from transporter_pl.datamodules.clips import BrokenClip
 from transporter_pl.errors import TransporterError
 from transporter_pl.files import replace_file
+from transporter_pl.precision import Storage
 from transporter_pl.samples import Shapes
 
 TENSORS = ("latents", "condition", "tokens", "reencoded")
@@ -58,21 +60,6 @@ class EncodedClips:
     tokens: Tensor
     reencoded: Tensor
     condition: Tensor
-
-
-@dataclass(frozen=True)
-class Record:
-    """What a shard's header says of one clip.
-
-    Attributes:
-        id: Its name.
-        captions: Its captions.
-        lengths: Rows of each caption's condition that are stored: those of padding, all zero, are not.
-    """
-
-    id: str
-    captions: tuple[str, ...]
-    lengths: tuple[int, ...]
 
 
 class ShardWriter:
@@ -124,7 +111,8 @@ class ShardWriter:
             "sha256": {name: hashlib.sha256(_bytes(x)).hexdigest() for name, x in tensors.items()},
         }
         try:
-            replace_file(folder / shard_name(number), lambda aside: _save(tensors, about, aside))
+            note = {"transporter": json.dumps(about)}
+            replace_file(folder / shard_name(number), lambda aside: save_file(tensors, aside, note))
         except (OSError, SafetensorError) as error:
             msg = f"out: {shard_name(number)} can't be written to {str(folder)!r} ({error}); make room there, and run "
             msg += "the same command again: it goes on behind the last finished shard"
@@ -142,60 +130,74 @@ class ShardWriter:
             self._parts[name + SCALE].append(stored.scale.cpu())
 
 
+class Part(NamedTuple):
+    """Where a tensor lies in a shard's file.
+
+    Attributes:
+        dtype: Its type, as safetensors says it.
+        start: Its first byte.
+        stop: Behind its last.
+        width: Bytes of one of its rows.
+    """
+
+    dtype: str
+    start: int
+    stop: int
+    width: int
+
+    @classmethod
+    def read(cls, tensor: dict[str, Any], data: int) -> Part:
+        """What a header says of it; ``data`` is where the header ends."""
+        (start, stop), count = tensor["data_offsets"], tensor["shape"][0]
+        return cls(sys.intern(tensor["dtype"]), data + start, data + stop, (stop - start) // count if count else 0)
+
+
 class Shard:
     """A shard that is there, opened to be read; only its header is.
 
     Args:
         place: Where the cache lies.
         number: The shard's.
-        header: Length of its header, where it is known, which saves a bucket a question.
+        header: Its header, where that has been read already.
         digest: Checksum that its header must have.
 
     Raises:
         TransporterError: If it is missing, cut short, or its header is damaged.
     """
 
-    def __init__(self, place: Place, number: int, header: int | None = None, digest: bytes | None = None) -> None:
+    def __init__(self, place: Place, number: int, header: bytes | None = None, digest: bytes | None = None) -> None:
         self.place, self.file = place, shard_name(number)
-        try:
-            length = int.from_bytes(self._read((0, 8)), "little") if header is None else header
-            text = bytes(self._read((8, 8 + length)))
-            about = json.loads(text)
-            noted = json.loads(about.pop("__metadata__")["transporter"])
-            self.records = tuple(Record(c["id"], tuple(c["captions"]), tuple(c["lengths"])) for c in noted["clips"])
-            self.broken = tuple(BrokenClip(**clip) for clip in noted["broken"])
-            self.errors: dict[str, tuple[float, float]] = {n: tuple(sums) for n, sums in noted["errors"].items()}  # type: ignore[misc]
-            self._sums: dict[str, str] = noted["sha256"]
-            self._tensors: dict[str, dict[str, Any]] = about
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            self._refuse(f"it can't be read: {error!r}", error)
-        self.header, self.digest, self._data = length, hashlib.sha256(text).digest(), 8 + length
+        text = self._own_header() if header is None else header
+        self.header, self.digest, data = len(text), hashlib.sha256(text).digest(), 8 + len(text)
         if digest is not None and digest != self.digest:
             self._refuse("its header has another checksum")
-        self.bytes = self._data + max(x["data_offsets"][1] for x in about.values())
-        if not place.remote and place.size(self.file) != self.bytes:  # a bucket gives what is missing away when read
+        try:
+            about = json.loads(text)
+            noted = json.loads(about.pop("__metadata__")["transporter"])
+            self.records = Records(noted["clips"])
+            self.broken = tuple(BrokenClip(**clip) for clip in noted["broken"])
+            self.errors: dict[str, tuple[float, float]] = {n: tuple(sums) for n, sums in noted["errors"].items()}  # type: ignore[misc]
+            self._sums: dict[str, bytes] = {name: bytes.fromhex(found) for name, found in noted["sha256"].items()}
+            self._tensors = {sys.intern(name): Part.read(tensor, data) for name, tensor in about.items()}
+            self.bytes = max(part.stop for part in self._tensors.values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            self._refuse(f"its header can't be read: {error!r}", error)
+        if not place.remote and place.size(self.file) != self.bytes:  # of a bucket, it is noticed when that is read
             self._refuse(f"it has {place.size(self.file)} bytes, not {self.bytes}")
-        lengths = [length for record in self.records for length in record.lengths]
-        self._condition = [0]
-        for length in lengths:
-            self._condition.append(self._condition[-1] + length)
-        self._first = [0]
-        for record in self.records:
-            self._first.append(self._first[-1] + len(record.captions))
 
     def spans(self, name: str, row: int, caption: int = 0) -> list[Span]:
         """Where one of ``TENSORS`` of a clip lies (the condition is a caption's), and its scale, if it has one."""
         if name == "condition":
-            at = self._first[row] + caption
-            found = [self._span(name, self._condition[at], self._condition[at + 1])]
+            at = self.records.captions(row)[caption]
+            rows = self.records.condition(at)
         else:
-            at = row
-            found = [self._span(name, row, row + 1)]
-        return [*found, self._span(name + SCALE, at, at + 1)] if name + SCALE in self._tensors else found
+            at, rows = row, (row, row + 1)
+        found, scale = [self._span(self._tensors[name], *rows)], self._tensors.get(name + SCALE)
+        return found if scale is None else [*found, self._span(scale, at, at + 1)]
 
     def dtype(self, name: str) -> torch.dtype:
         """Type of a tensor."""
-        return DTYPES[self._tensors[name]["dtype"]]
+        return DTYPES[self._tensors[name].dtype]
 
     def check(self) -> None:
         """Compare every byte with its checksum.
@@ -203,33 +205,29 @@ class Shard:
         Raises:
             TransporterError: If one differs.
         """
-        for name, tensor in self._tensors.items():
-            start, stop = tensor["data_offsets"]
-            if hashlib.sha256(self._read((self._data + start, self._data + stop))).hexdigest() != self._sums[name]:
+        for name, part in self._tensors.items():
+            if hashlib.sha256(self._read(part.start, part.stop)).digest() != self._sums[name]:
                 self._refuse(f"its {name} have another checksum")
 
-    def _span(self, name: str, first: int, last: int) -> Span:
+    def _span(self, part: Part, first: int, last: int) -> Span:
         """Bytes of some rows of a tensor."""
-        (start, stop), count = self._tensors[name]["data_offsets"], self._tensors[name]["shape"][0]
-        width = (stop - start) // count if count else 0
-        return self.file, self._data + start + first * width, self._data + start + last * width
+        return self.file, part.start + first * part.width, part.start + last * part.width
 
-    def _read(self, span: tuple[int, int]) -> memoryview:
-        (found,) = self.place.read([(self.file, *span)])
-        if len(found) != span[1] - span[0]:
-            self._refuse("it is cut short")
+    def _own_header(self) -> bytes:
+        length = int.from_bytes(self._read(0, 8), "little")
+        return bytes(self._read(8, 8 + length))
+
+    def _read(self, start: int, stop: int) -> memoryview:
+        try:
+            (found,) = self.place.read([(self.file, start, stop)])
+        except OSError as error:
+            self._refuse(str(error), error)
         return found
 
     def _refuse(self, why: str, error: Exception | None = None) -> NoReturn:
         msg = f"path: {self.file} in {str(self.place)!r} is damaged or missing ({why}); `transporter cache prune "
         msg += "--damaged` takes away what is, and `transporter encode` makes that again"
         raise TransporterError(msg) from error
-
-
-def _save(tensors: dict[str, Tensor], about: dict[str, Any], file: Path) -> None:
-    save_file(tensors, file, {"transporter": json.dumps(about)})
-    with file.open("rb") as written:
-        os.fsync(written.fileno())  # or the name might outlast a power cut, and the content not
 
 
 def _lengths(condition: Tensor) -> list[int]:

@@ -6,23 +6,25 @@ import math
 import os
 import pickle
 import shutil
+import socket
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import fsspec
 import pytest
 import torch
-from caches import clips_of, joined, write_cache
+from caches import clips_of, finish, joined, write_cache
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from transporter_pl.datamodules.cache import places
-from transporter_pl.datamodules.cache.index import INDEX, finished, read_index, stray_files, write_index
+from transporter_pl.datamodules.cache import latents, places
+from transporter_pl.datamodules.cache.index import INDEX, finished, index_of, read_index, stray_files
 from transporter_pl.datamodules.cache.key import MANIFEST, CacheKey, check_key, read_manifest
 from transporter_pl.datamodules.cache.latents import LatentCache
 from transporter_pl.datamodules.cache.places import Place
+from transporter_pl.datamodules.cache.records import Record, Records
 from transporter_pl.datamodules.cache.shards import TENSORS, Shard, ShardWriter, shard_name
 from transporter_pl.datamodules.cache.storage import restore, store
 from transporter_pl.datamodules.clips import BrokenClip
@@ -123,7 +125,7 @@ def _captioned(tmp_path, condition, captions):
     writer = ShardWriter(SHAPES, "float32")
     writer.add(replace(clips, captions=tuple(captions), condition=condition))
     writer.write(tmp_path, 0)
-    write_index(tmp_path, manifest)
+    finish(tmp_path, manifest)
     return LatentCache(tmp_path)
 
 
@@ -193,6 +195,11 @@ def test_the_error_of_a_type_is_measured(tmp_path, whole):
 def _fresh(folder):
     folder.mkdir()
     return folder
+
+
+def test_float8_of_next_to_nothing_is_finite():
+    x = torch.tensor([[1e-43, 0.0], [0.0, 0.0]])
+    assert restore(store(x, "float8_e4m3fn")).isfinite().all()
 
 
 def test_an_empty_batch_can_be_stored():
@@ -310,6 +317,30 @@ def test_a_shard_that_is_missing_cut_or_spoilt_in_its_header_is_told_when_it_is_
         cache[[0, 4]]
 
 
+@pytest.mark.parametrize(
+    ("harm", "why"),
+    [
+        (lambda f: f.unlink(), "[Errno 2] No such file or directory: '{file}'"),
+        (lambda f: f.write_bytes(b""), "{file.name} is cut short"),
+        (lambda f: os.truncate(f, 5), "{file.name} is cut short"),
+        (lambda f: os.truncate(f, 50), "{file.name} is cut short"),
+        (_cut, "it has {less} bytes, not {size}"),
+    ],
+)
+def test_damage_is_told_once_and_in_these_words(harm, why, folder):
+    file = folder / shard_name(1)
+    size = file.stat().st_size
+    harm(file)
+    for opened in (lambda: Shard(Place(folder), 1), lambda: LatentCache(folder)[[0, 4]]):
+        with pytest.raises(TransporterError) as error:
+            opened()
+        told = why.format(file=file, size=size, less=size - 1)
+        assert str(error.value) == (
+            f"path: {file.name} in '{folder}' is damaged or missing ({told}); `transporter cache prune --damaged` "
+            "takes away what is, and `transporter encode` makes that again"
+        )
+
+
 def _rows(encoded, rows):
     ids, captions = (tuple(getattr(encoded, field)[row] for row in rows) for field in ("ids", "captions"))
     return Encoded(ids, captions, **{name: getattr(encoded, name)[rows] for name in TENSORS})
@@ -334,7 +365,7 @@ def test_only_whole_shards_count_as_finished(folder):
     (folder / shard_name(0)).unlink()
     assert finished(Place(folder), manifest) == {1, 3}
     with pytest.raises(TransporterError, match="shard-0000000"):
-        write_index(folder, manifest)
+        index_of(Place(folder), manifest)
 
 
 def test_the_same_clips_give_the_same_bytes(folder, tmp_path, whole):
@@ -350,17 +381,18 @@ def test_a_shard_of_broken_clips_alone(tmp_path, whole):
     writer = ShardWriter(SHAPES, "float32")
     writer.leave_out(broken)
     writer.write(tmp_path, 1)
-    summary, found = write_index(tmp_path, manifest)
+    summary, found = finish(tmp_path, manifest)
     assert (summary.clips, summary.broken, found) == (6, 4, broken)
     _assert_same(LatentCache(tmp_path)[list(range(6))], _rows(whole, [0, 1, 2, 3, 8, 9]))
 
 
 def test_stray_files_are_those_that_the_cache_does_not_have(folder):
     manifest = read_manifest(Place(folder))
-    (folder / ".part-x").mkdir()
+    aside = f".part-{socket.gethostname()}-0x-abc"
+    (folder / aside).mkdir()
     (folder / shard_name(4)).write_bytes(b"")
     (folder / "notes.txt").write_text("mine")
-    assert [file.name for file in stray_files(folder, manifest)] == [".part-x", shard_name(4)]
+    assert [file.name for file in stray_files(folder, manifest)] == [aside, shard_name(4)]
 
 
 # -- folders and buckets ----------------------------------------------------------------------------------------------
@@ -400,6 +432,28 @@ def test_a_damaged_bucket_is_told(bucket):
         LatentCache(bucket)[4]
 
 
+def test_a_shard_of_a_bucket_that_ends_too_early_is_told(bucket):
+    """Its header is there, and what is missing does not come back as zeros."""
+    memory, cache = fsspec.filesystem("memory"), LatentCache(bucket)
+    file = "/bucket/cache/shard-0000001.safetensors"
+    memory.pipe_file(file, memory.cat_file(file)[:-1])
+    with pytest.raises(TransporterError, match=r"can't be read \(shard-0000001\.safetensors is cut short\)"):
+        cache[[3, 4, 5]]
+    with pytest.raises(TransporterError, match=r"damaged or missing \(shard-0000001\.safetensors is cut short\)"):
+        Shard(Place(bucket), 1).check()
+
+
+def test_the_headers_of_a_batch_are_asked_for_at_once_and_once(bucket, whole, monkeypatch):
+    cache, asked, read = LatentCache(bucket), [], Place.read
+    monkeypatch.setattr(Place, "read", lambda place, spans: asked.append(spans) or read(place, spans))
+    _assert_same(cache[[9, 0, 1, 4]], _rows(whole, [9, 0, 1, 4]))
+    headers, first = asked
+    assert [file for file, _, _ in headers] == [shard_name(number) for number in (3, 0, 1)]
+    _assert_same(cache[[0, 4, 9]], _rows(whole, [0, 4, 9]))
+    assert len(asked) == 3
+    assert not {(file, start) for file, start, _ in asked[2]} - {(file, start) for file, start, _ in first}
+
+
 def test_an_unknown_kind_of_url_is_refused():
     with pytest.raises(TransporterError, match=r"path: 'nowhere://cache' can't be read"):
         LatentCache("nowhere://cache")
@@ -412,6 +466,36 @@ def test_a_cache_of_many_shards_keeps_few_files_open(tmp_path, whole, monkeypatc
     for row in itertools.chain(range(60), range(59, 0, -7)):
         assert cache[row].ids == (f"clip{row // 20}-{row % 20}",)
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 5
+    # headers outlast the files
+    monkeypatch.setattr(latents, "Shard", None)
+    assert cache[list(range(60))].ids[::20] == ("clip0-0", "clip1-0", "clip2-0")
+
+
+def test_headers_are_kept_up_to_their_limit(tmp_path, whole, monkeypatch):
+    write_cache(tmp_path, KEY, whole, shard_clips=1)
+    size = Shard(Place(tmp_path), 0).header
+    monkeypatch.setattr(latents, "HEADERS", 4 * size + size // 2)
+    cache = LatentCache(tmp_path)
+    for rows in ([3], [0, 1], list(range(10)), [9, 0]):
+        _assert_same(cache[rows], _rows(whole, rows))
+        assert len(cache._shards) <= 4
+
+
+@given(
+    st.lists(
+        st.tuples(st.text(), st.lists(st.tuples(st.text(), st.integers(0, 9)), min_size=1, max_size=4)), max_size=5
+    )
+)
+def test_records_are_what_was_written(clips):
+    records = [Record(name, *(tuple(column) for column in zip(*said, strict=True))) for name, said in clips]
+    kept = Records(json.loads(json.dumps([asdict(record) for record in records])))
+    assert list(kept) == records == [kept[row - len(kept)] for row in range(len(kept))]
+    assert list(kept[1:]) == records[1:]
+    ends = [0, *itertools.accumulate(length for record in records for length in record.lengths)]
+    for row, record in enumerate(records):
+        conditions = [kept.condition(caption) for caption in kept.captions(row)]
+        assert tuple(stop - start for start, stop in conditions) == record.lengths
+        assert all(ends[caption] == kept.condition(caption)[0] for caption in kept.captions(row))
 
 
 def test_a_cache_travels_to_workers_without_its_files(folder):
