@@ -25,7 +25,7 @@ from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.samples import VideoSpec
-from transporter_pl.stages.banking import bank_of, calibrated_bank
+from transporter_pl.stages.banking import Learned, bank_of, calibrated_bank
 from transporter_pl.stages.checkpoints import writing
 from transporter_pl.stages.hyperparameters import built, check_choices, export_folder, plain
 from transporter_pl.stages.latents import latents_for
@@ -281,7 +281,14 @@ class ConceptStage(Stage):
 
     def bank(self) -> ConceptBank:
         """The bank as it stands; after or during a training."""
-        return bank_of(self)
+        return bank_of(self._learned())
+
+    def _learned(self) -> Learned:
+        stories = [self.objective.story(index) for index in range(len(self.pairs))]
+        vectors, options = self.concepts().detach(), self.hparams
+        return Learned(
+            self.fitted(), self.coupling, vectors, self.places, stories, self.measure, self.global_step, options
+        )
 
     def on_fit_end(self) -> None:
         """Write the bank's folder, if there was a step; then measure what the concepts do, and write that too."""
@@ -291,7 +298,7 @@ class ConceptStage(Stage):
         with writing("export", folder):
             bank.save(folder)
         if self.hparams["calibration_seeds"]:
-            calibrated = calibrated_bank(self, bank)
+            calibrated = calibrated_bank(self._learned(), bank, self.watch("Calibration"))
             with writing("export", folder):
                 calibrated.save(folder)
             for concept in calibrated.entries:
