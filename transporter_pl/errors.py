@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 
 
@@ -25,4 +26,16 @@ def check_counts(**counts: float | None) -> None:
     for name, value in counts.items():
         if value is not None and not value >= 1:
             msg = f"{name}: {value} is too small; give at least 1"
+            raise TransporterError(msg)
+
+
+def check_positive(**values: float) -> None:
+    """Refuse what should be a finite number above 0, such as a learning rate.
+
+    Raises:
+        TransporterError: Naming the first that is not.
+    """
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            msg = f"{name}: {value} is not a finite number above 0; give one"
             raise TransporterError(msg)

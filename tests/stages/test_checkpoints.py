@@ -60,6 +60,17 @@ def run(tmp_path):
     return files
 
 
+def test_last_of_a_run_that_has_only_damaged_ones_is_no_beginning(run, tmp_path, capsys):
+    """A job that is started again must not begin anew, and write over what it had."""
+    for file in run:
+        cut(file)
+    assert main(command(tmp_path, "--ckpt_path=last")) == 2
+    said = last_line(capsys)
+    assert said.startswith(
+        f"error: ckpt_path: none of the 2 checkpoint(s) under {str(tmp_path)!r} is good; delete them"
+    )
+
+
 def cut(file):
     file.write_bytes(file.read_bytes()[:-100])
 

@@ -331,3 +331,13 @@ def test_trajectories_beyond_the_memory_are_refused(arguments, tmp_path, monkeyp
     monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000))
     with pytest.raises(TransporterError, match=r"memory: the trajectories take .* GiB, .* give fewer contexts, seeds"):
         trainer(tmp_path).fit(ConceptStage(**arguments))
+
+
+def test_a_rate_that_trains_nothing_is_refused(arguments):
+    with pytest.raises(TransporterError, match=r"lr: -0\.1 is not a finite number above 0"):
+        ConceptStage(**{**arguments, "lr": -0.1})
+
+
+def test_another_stages_checkpoint_is_told(arguments):
+    with pytest.raises(TransporterError, match="ckpt_path: no checkpoint of a training of concepts"):
+        ConceptStage(**arguments).on_load_checkpoint({"state_dict": {"network.mixer": torch.zeros(1)}})

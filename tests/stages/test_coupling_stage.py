@@ -393,3 +393,16 @@ def test_schedule():
     assert values[55] == pytest.approx(0.5)
     assert values[100] == pytest.approx(0)
     assert warmup_cosine(10, 0)(0) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"lr": 0.0}, "lr: 0.0 is not a finite number above 0"),
+        ({"lr": float("nan")}, "lr: nan is not"),
+        ({"warmup": -1}, "warmup: -1 is below 0"),
+    ],
+)
+def test_rates_that_train_nothing_are_refused(options, says):
+    with pytest.raises(TransporterError, match=says):
+        CouplingStage(SHAPES, **options)

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from transporter_pl.errors import TransporterError
 from transporter_pl.samples import Shapes
-from transporter_pl.stages.checkpoints import damage, is_url, last_checkpoint
+from transporter_pl.stages.checkpoints import damage, is_url, last_checkpoint, run_checkpoints
 
 NEEDED = {  # command → what the stage defines, and what the stage or its data does
     "fit": ("training_step", "train_dataloader"),
@@ -88,6 +88,10 @@ def resolved_checkpoint(path: str | None, trainer: L.Trainer) -> str | None:
     if path == "last":
         found = last_checkpoint(trainer)
         where = f"under {trainer.default_root_dir!r}"
+        spoilt = run_checkpoints(trainer) if found is None else []
+        if spoilt:  # a job that is started again must not begin anew, and lose what may be mended
+            msg = f"ckpt_path: none of the {len(spoilt)} checkpoint(s) {where} is good; delete them to begin anew"
+            raise TransporterError(msg)
         rank_zero_info(f"ckpt_path: going on from {found}" if found else f"ckpt_path: no checkpoint yet {where}")
         return None if found is None else str(found)
     file = None if path is None or is_url(path) else Path(path)

@@ -22,7 +22,7 @@ from transporter_pl.concepts.teacher import Teacher
 from transporter_pl.concepts.trajectories import Setting, settings_in, settings_of
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
-from transporter_pl.errors import TransporterError, check_counts
+from transporter_pl.errors import TransporterError, check_counts, check_positive
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.samples import VideoSpec
 from transporter_pl.stages.banking import Learned, bank_of, calibrated_bank
@@ -119,6 +119,7 @@ class ConceptStage(Stage):
             msg = "pairs: none; give at least one"
             raise TransporterError(msg)
         check_counts(**{name: self.hparams[name] for name in COUNTS})
+        check_positive(lr=lr)
         check_choices(ConceptStage, self.hparams)
         self.measure, self.options = divergences.get(divergence), objective_options or {}
         check_objective(objective, self.options)
@@ -198,8 +199,14 @@ class ConceptStage(Stage):
         """Make room for the checkpoint's vectors; no backbone is needed for that, unless the training goes on.
 
         Where an objective adds to them, the vectors alone are not yet q: that is in the bank.
+
+        Raises:
+            TransporterError: If it is another stage's checkpoint.
         """
         state = checkpoint["state_dict"]
+        if "vectors" not in state:
+            msg = "ckpt_path: no checkpoint of a training of concepts; give one that fit wrote for a ConceptStage"
+            raise TransporterError(msg)
         if self.vectors is None:
             self.vectors = nn.Parameter(torch.empty_like(state["vectors"]))
         if self.teacher is None:
