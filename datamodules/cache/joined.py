@@ -10,6 +10,7 @@ from pathlib import Path
 
 from transporter_pl.datamodules.cache.key import first_difference
 from transporter_pl.datamodules.cache.latents import LatentCache
+from transporter_pl.datamodules.cache.places import mapped_files
 from transporter_pl.datamodules.cache.reading import CachedClips
 from transporter_pl.datamodules.cache.shards import Shard
 from transporter_pl.errors import TransporterError
@@ -32,7 +33,8 @@ class JoinedCaches(CachedClips):
     """
 
     def __init__(self, paths: Sequence[str | Path], like: LatentCache | None = None) -> None:
-        self.caches = [LatentCache(path) for path in paths]
+        mapped = mapped_files()
+        self.caches = [LatentCache(path, mapped) for path in paths]
         for cache in self.caches:
             _check_alike(like or self.caches[0], cache)
         super().__init__(self.caches[0].shapes)

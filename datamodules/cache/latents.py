@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class LatentCache(CachedClips):
 
     Args:
         path: Folder of the cache, or a URL that fsspec knows.
+        mapped: Files that are mapped, where several caches share the number of those that may be.
 
     Attributes:
         path: The same, as text.
@@ -32,8 +34,8 @@ class LatentCache(CachedClips):
         TransporterError: If there is no cache or it is not finished; while it is read, if a shard is damaged.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.place, self.path = Place(path), str(path)
+    def __init__(self, path: str | Path, mapped: Recent[str, mmap.mmap] | None = None) -> None:
+        self.place, self.path = Place(path, mapped), str(path)
         manifest, index = read_manifest(self.place), read_index(self.place)
         if manifest is None or index is None:
             state = "no latent cache" if manifest is None else "an unfinished latent cache"

@@ -14,7 +14,7 @@ import fsspec
 
 from transporter_pl.errors import TransporterError
 
-MAPPED = 64  # files that are mapped at once; a process may have 1024 open
+MAPPED = 256  # files that are mapped at once; a process may have 1024 open
 
 Span = tuple[str, int, int]  # a file, and the first and the last byte but one
 
@@ -62,20 +62,26 @@ class Recent(Generic[K, V]):
         return Recent, (self._limit,)
 
 
+def mapped_files() -> Recent[str, mmap.mmap]:
+    """No files yet; of too many, those that were used longest ago are closed once nobody looks at them."""
+    return Recent(MAPPED)
+
+
 class Place:
     """A folder, or any URL that fsspec knows, such as ``s3://bucket/cache`` (with ``pip install s3fs``).
 
     Args:
         path: The folder or the URL.
+        mapped: Files that are mapped, where several places share the number of those that may be.
 
     Raises:
         TransporterError: If the URL's kind is not known, or the package that reads it is not installed.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, mapped: Recent[str, mmap.mmap] | None = None) -> None:
         self.path = str(path)
         self.remote = "://" in self.path
-        self._mapped = Recent[str, mmap.mmap](MAPPED)  # the others are closed once nobody looks at them
+        self._mapped = mapped_files() if mapped is None else mapped
         self._system: Any = None
         if self.remote:
             self._connect()
@@ -136,12 +142,13 @@ class Place:
         return memoryview(mapped)[start:stop]
 
     def _map(self, file: str) -> mmap.mmap:
-        mapped = self._mapped.get(file)
+        path = self._url(file)
+        mapped = self._mapped.get(path)
         if mapped is None:
-            with Path(self.path, file).open("rb") as opened:
+            with Path(path).open("rb") as opened:
                 _check_whole(file, os.fstat(opened.fileno()).st_size, 1)  # what is empty can't be mapped
                 mapped = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
-            self._mapped.keep(file, mapped)
+            self._mapped.keep(path, mapped)
         return mapped
 
     def _url(self, name: str) -> str:

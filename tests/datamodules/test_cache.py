@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from transporter_pl.datamodules.cache import latents, places
 from transporter_pl.datamodules.cache.index import INDEX, finished, index_of, read_index, stray_files
+from transporter_pl.datamodules.cache.joined import JoinedCaches
 from transporter_pl.datamodules.cache.key import MANIFEST, CacheKey, check_key, read_manifest
 from transporter_pl.datamodules.cache.latents import LatentCache
 from transporter_pl.datamodules.cache.places import Place
@@ -469,6 +470,17 @@ def test_a_cache_of_many_shards_keeps_few_files_open(tmp_path, whole, monkeypatc
     # headers outlast the files
     monkeypatch.setattr(latents, "Shard", None)
     assert cache[list(range(60))].ids[::20] == ("clip0-0", "clip1-0", "clip2-0")
+
+
+def test_joined_caches_share_the_number_of_open_files(tmp_path, whole, monkeypatch):
+    monkeypatch.setattr(places, "MAPPED", 4)
+    folders = [_fresh(tmp_path / str(number)) for number in range(3)]
+    for number, folder in enumerate(folders):
+        write_cache(folder, replace(KEY, clips=str(number)), whole, shard_clips=2)
+    cache, before = JoinedCaches(folders), len(list(Path("/proc/self/fd").iterdir()))
+    for row in range(30):
+        _assert_same(cache[row], _rows(whole, [row % 10]))
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 5
 
 
 def test_headers_are_kept_up_to_their_limit(tmp_path, whole, monkeypatch):
