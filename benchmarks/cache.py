@@ -1,6 +1,6 @@
 """The latent cache: how fast a training reads from it, and how its start-up grows with it.
 
-    python benchmarks/cache.py        # some ten minutes; 3 GB of disk
+    python benchmarks/cache.py        # three minutes on two quiet cores; some 1 GB of disk
     python benchmarks/cache.py --fast # small files, to see that everything runs
 
 Reading: batches of eight from the data module's loader, in the order of a training, against the same files read one
