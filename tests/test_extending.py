@@ -15,12 +15,12 @@ import pytest
 import torch
 import yaml
 from transformers import InternVLConfig, InternVLForConditionalGeneration
+from transporter_pl.datamodules.cache_files import CacheKey, CacheWriter
 
 from transporter_pl.adapters import GeneratorAdapter, VLMAdapter, generators, vlms
 from transporter_pl.backbones.scratch import word_tokenizer
 from transporter_pl.cli import main
 from transporter_pl.coupling.network import CouplingNetwork
-from transporter_pl.datamodules.cache_files import CacheKey, CacheWriter
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.sampler import draw_noise, sample
 from transporter_pl.loading import BackboneSpec, load_generator, load_pair, load_vlm
