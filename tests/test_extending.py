@@ -14,13 +14,14 @@ from typing import get_args
 import pytest
 import torch
 import yaml
+from caches import write_cache
 from transformers import InternVLConfig, InternVLForConditionalGeneration
-from transporter_pl.datamodules.cache_files import CacheKey, CacheWriter
 
 from transporter_pl.adapters import GeneratorAdapter, VLMAdapter, generators, vlms
 from transporter_pl.backbones.scratch import word_tokenizer
 from transporter_pl.cli import main
 from transporter_pl.coupling.network import CouplingNetwork
+from transporter_pl.datamodules.cache.key import CacheKey
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.sampler import draw_noise, sample
 from transporter_pl.loading import BackboneSpec, load_generator, load_pair, load_vlm
@@ -188,10 +189,9 @@ assert main(["fit", "--config", "fit.yaml"]) == 0
 def test_a_script_that_decorates_a_transport_trains_with_it(tmp_path, monkeypatch):
     shapes, video = {"latents": (2, 1, 2, 2), "condition": (3, 5), "tokens": (4, 6)}, VideoSpec(1, 8, 8)
     shapes["reencoded"] = shapes["tokens"]
-    writer = CacheWriter(tmp_path / "cache", CacheKey(BackboneSpec("a", "a"), BackboneSpec("b", "b"), video, "clips"))
-    names = tuple("012345")
-    writer.add(Encoded(names, names, **{name: torch.randn(6, *shape) for name, shape in shapes.items()}), [], 6)
-    writer.finish()
+    names, key = tuple("012345"), CacheKey(BackboneSpec("a", "a"), BackboneSpec("b", "b"), video, "clips")
+    encoded = Encoded(names, names, **{name: torch.randn(6, *shape) for name, shape in shapes.items()})
+    write_cache(tmp_path / "cache", key, encoded)
     config = configs(tmp_path)["fit-coupling"]
     network = yaml.safe_load(block(TRANSPORT, "yaml"))["model"]["init_args"]["network"]
     config["model"]["init_args"]["network"] |= {**network, "transport": "attention"}

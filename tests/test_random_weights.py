@@ -14,7 +14,7 @@ from transporter_pl.adapters import GeneratorAdapter, VLMAdapter
 from transporter_pl.backbones.wan_random import random_pipeline
 from transporter_pl.cli import main
 from transporter_pl.concepts.bank import ConceptBank
-from transporter_pl.datamodules.cache import CacheDataModule
+from transporter_pl.datamodules.cache.datamodule import CacheDataModule
 from transporter_pl.datamodules.encode import encode_videos
 from transporter_pl.datamodules.shapemotion.files import write_clips
 from transporter_pl.datamodules.vatex import VatexClips
@@ -90,7 +90,7 @@ def test_both_stages_and_explain_run(drawn, tmp_path):
     write_clips(tmp_path / "clips", 4, drawn.video)
     clips = VatexClips(tmp_path / "clips", tmp_path / "clips" / "annotations.json", drawn.video, "first")
     encode_videos(clips, drawn.generator, drawn.vlm, tmp_path / "cache", device="cpu")
-    data = CacheDataModule(tmp_path / "cache", batch_size=2, val_fraction=0.5)
+    data = CacheDataModule(str(tmp_path / "cache"), batch_size=2, val_fraction=0.5)
     fitted = trainer(tmp_path, max_steps=2, precision="bf16-mixed")
     fitted.fit(CouplingStage(data.shapes, network=SMALL), datamodule=data)
     assert fitted.callback_metrics["val/total"].isfinite()
@@ -112,7 +112,7 @@ def test_the_command_line_takes_it(drawn, tmp_path, capsys):
     data += ["--data.annotations", str(tmp_path / "clips" / "annotations.json")]
     data += [f"--data.video.{name}={value}" for name, value in vars(drawn.video).items()]
     assert main(["encode", *data, *given, "--out", str(tmp_path / "cache"), "--device", "cpu"]) == 0
-    assert "random" in (tmp_path / "cache" / "index.json").read_text()
+    assert "random" in (tmp_path / "cache" / "cache.json").read_text()
 
 
 def test_other_weights_and_adapters_without_them_are_refused(drawn):
