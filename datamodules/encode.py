@@ -22,7 +22,7 @@ from transporter_pl.datamodules.cache.places import Place
 from transporter_pl.datamodules.cache.storage import check_storage
 from transporter_pl.datamodules.cache.writing import launched, write_shards
 from transporter_pl.datamodules.clips import BrokenClip, CaptionedClips
-from transporter_pl.errors import TransporterError, check_counts
+from transporter_pl.errors import TransporterError, check_counts, check_not_negative
 from transporter_pl.files import check_folder, delete
 from transporter_pl.loading import BackboneSpec, load_pair, pair_shapes
 from transporter_pl.origin import origin_of
@@ -97,9 +97,7 @@ def encode_videos(
     """
     check_counts(batch_size=batch_size, shard_clips=shard_clips, devices=devices, nodes=nodes)
     check_storage(storage)
-    if num_workers < 0:
-        msg = f"num_workers: {num_workers} is below 0; give 0 to read without other processes"
-        raise TransporterError(msg)
+    check_not_negative(num_workers=num_workers)
     if prompt is not None and uncaptioned != "vlm":
         msg = f"prompt: {prompt!r}, but no VLM is asked for captions; leave it out, or give uncaptioned: vlm"
         raise TransporterError(msg)

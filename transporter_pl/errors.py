@@ -29,13 +29,13 @@ def check_counts(**counts: float | None) -> None:
             raise TransporterError(msg)
 
 
-def check_positive(**values: float) -> None:
-    """Refuse what should be a finite number above 0, such as a learning rate.
+def check_not_negative(**values: float) -> None:
+    """Refuse what should be a finite number, 0 or more, such as a learning rate and its warm-up.
 
     Raises:
         TransporterError: Naming the first that is not.
     """
     for name, value in values.items():
-        if not 0 < value < math.inf:
-            msg = f"{name}: {value} is not a finite number above 0; give one"
+        if not 0 <= value < math.inf:
+            msg = f"{name}: {value} is no finite number from 0 on; give one"
             raise TransporterError(msg)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from transporter_pl.datamodules.cache.joined import JoinedCaches
 from transporter_pl.datamodules.cache.order import Batches, Permutation, ResumableLoader, Selection, ThreadedLoader
-from transporter_pl.errors import TransporterError, check_counts
+from transporter_pl.errors import TransporterError, check_counts, check_not_negative
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.samples import Encoded, Origin, Shapes
 
@@ -54,9 +54,7 @@ class CacheDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         check_counts(batch_size=batch_size)
-        if num_workers < 0:
-            msg = f"num_workers: {num_workers} is below 0; give 0 to read without threads"
-            raise TransporterError(msg)
+        check_not_negative(num_workers=num_workers)
         if not 0 < val_fraction < 1:
             msg = f"val_fraction: {val_fraction} is not between 0 and 1"
             raise TransporterError(msg)

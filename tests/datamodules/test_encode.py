@@ -512,7 +512,7 @@ def test_a_vlm_is_refused_before_the_generator_is_loaded(rendered, tiny, tmp_pat
         ({"shard_clips": 0}, "shard_clips: 0 is too small"),
         ({"devices": 0}, "devices: 0 is too small"),
         ({"nodes": -1}, "nodes: -1 is too small"),
-        ({"num_workers": -1}, "num_workers: -1 is below 0"),
+        ({"num_workers": -1}, "num_workers: -1 is no finite number from 0 on"),
         ({"prompt": "What?"}, "prompt: 'What?', but no VLM is asked for captions"),
         ({"storage": "float8"}, "storage: 'float8' is unknown; choose bfloat16, float32, float8_e4m3fn"),
     ],

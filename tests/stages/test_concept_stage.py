@@ -333,8 +333,8 @@ def test_trajectories_beyond_the_memory_are_refused(arguments, tmp_path, monkeyp
         trainer(tmp_path).fit(ConceptStage(**arguments))
 
 
-def test_a_rate_that_trains_nothing_is_refused(arguments):
-    with pytest.raises(TransporterError, match=r"lr: -0\.1 is not a finite number above 0"):
+def test_a_rate_below_0_is_refused(arguments):
+    with pytest.raises(TransporterError, match=r"lr: -0\.1 is no finite number from 0 on"):
         ConceptStage(**{**arguments, "lr": -0.1})
 
 

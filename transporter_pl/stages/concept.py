@@ -22,7 +22,7 @@ from transporter_pl.concepts.teacher import Teacher
 from transporter_pl.concepts.trajectories import Setting, settings_in, settings_of
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
-from transporter_pl.errors import TransporterError, check_counts, check_positive
+from transporter_pl.errors import TransporterError, check_counts, check_not_negative
 from transporter_pl.loading import BackboneSpec, load_pair
 from transporter_pl.samples import VideoSpec
 from transporter_pl.stages.banking import Learned, bank_of, calibrated_bank
@@ -119,7 +119,7 @@ class ConceptStage(Stage):
             msg = "pairs: none; give at least one"
             raise TransporterError(msg)
         check_counts(**{name: self.hparams[name] for name in COUNTS})
-        check_positive(lr=lr)
+        check_not_negative(lr=lr)
         check_choices(ConceptStage, self.hparams)
         self.measure, self.options = divergences.get(divergence), objective_options or {}
         check_objective(objective, self.options)

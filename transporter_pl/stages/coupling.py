@@ -20,7 +20,7 @@ from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
 from transporter_pl.coupling.losses import LossWeights, coupling_loss
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.coupling.storage import origin_from
-from transporter_pl.errors import TransporterError, check_positive
+from transporter_pl.errors import TransporterError, check_not_negative
 from transporter_pl.samples import Encoded, Origin, Shapes
 from transporter_pl.stages.checkpoints import writing
 from transporter_pl.stages.guard import LossGuard
@@ -64,7 +64,7 @@ class CouplingStage(Stage):
         export: Folder of the trained Φ, by default ``coupling`` in the trainer's ``default_root_dir``.
 
     Raises:
-        TransporterError: If the rate is not above 0, or the warm-up below 0.
+        TransporterError: If the rate or the warm-up is below 0.
     """
 
     def __init__(
@@ -78,10 +78,7 @@ class CouplingStage(Stage):
         export: str | None = None,
     ) -> None:
         super().__init__()
-        check_positive(lr=lr)
-        if warmup < 0:
-            msg = f"warmup: {warmup} is below 0; give 0 for none"
-            raise TransporterError(msg)
+        check_not_negative(lr=lr, warmup=warmup)
         shapes, network = built(Shapes, shapes), built(CouplingOptions, network)
         self.weights = built(LossWeights, weights)
         self.save_hyperparameters()
