@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from caches import write_cache
 from transporter_pl.cli import main
 from transporter_pl.commands.arguments import PACKAGED, packaged_configs
 from transporter_pl.coupling.network import CouplingNetwork
-from transporter_pl.datamodules.cache.key import CacheKey
+from transporter_pl.datamodules.cache.key import MANIFEST, CacheKey
 from transporter_pl.loading import load_vlm, pair_shapes
 from transporter_pl.origin import weights_fingerprint
 from transporter_pl.samples import Encoded
@@ -87,9 +88,9 @@ def test_a_layer_trains(scale, cache, tmp_path, monkeypatch, capsys):
     layer = read(f"scale/{scale}.yaml")
     data = layer["data"]["init_args"]
     for path in (path for name in ("path", "val_path") for path in _listed(data.get(name, []))):
-        shutil.copytree(cache, path)
-    workers = {} if "num_workers" not in data else {"num_workers": 0}
-    over = {"trainer": HERE, "model": {"init_args": {"network": SMALL}}, "data": {"init_args": workers}}
+        made = Path(shutil.copytree(cache, path)) / MANIFEST
+        made.write_text(made.read_text().replace('"clips": "clips"', f'"clips": "{path}"'))  # as of other clips
+    over = {"trainer": HERE, "model": {"init_args": {"network": SMALL}}}
     (tmp_path / "over.yaml").write_text(json.dumps(over))
     layers = [word for name in (BASE, f"scale/{scale}.yaml", "over.yaml") for word in ("--config", name)]
     assert main(["fit", *layers, "--trainer.enable_progress_bar", "false"]) == 0, capsys.readouterr().err
