@@ -84,9 +84,9 @@ def verify(path: str) -> None:
     """
     place, manifest = _opened(path)
     damaged = _damaged(place, manifest)
-    if damaged and read_index(place) is None:
-        msg = f"path: {path!r} is not finished, {len(damaged)} of {manifest.shards} shards are missing or damaged; "
-        raise TransporterError(msg + "run the same `transporter encode` again")
+    if damaged and read_index(place) is None and not {*map(shard_name, damaged)} & _named(Path(path)):
+        msg = f"path: {path!r} is not finished, {len(damaged)} of {manifest.shards} shards are missing, the others "
+        raise TransporterError(msg + "whole; run the same `transporter encode` again")
     if damaged:
         named = ", ".join(map(shard_name, damaged[:LISTED])) + (" …" if len(damaged) > LISTED else "")
         msg = f"path: {len(damaged)} of {manifest.shards} shards of {path!r} are missing or damaged: {named}; "

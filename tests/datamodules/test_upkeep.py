@@ -91,7 +91,9 @@ def test_info_of_a_finished_cache_that_has_lost_a_shard(folder, capsys):
 def test_verify_of_a_cache_that_is_not_finished(folder, capsys):
     (folder / INDEX).unlink()
     (folder / shard_name(3)).unlink()
-    assert "path: 'cache' is not finished, 1 of 4 shards are missing or damaged;" in _refused(capsys, "verify", "cache")
+    assert "path: 'cache' is not finished, 1 of 4 shards are missing, the others" in _refused(capsys, "verify", "cache")
+    _spoil(folder, 2)  # which encode would take for whole
+    assert "2 of 4 shards of 'cache' are missing or damaged" in _refused(capsys, "verify", "cache")
 
 
 def test_verify_finds_what_is_damaged_and_what_is_missing(folder, capsys):
