@@ -57,7 +57,7 @@ def same(one, other):
     [
         # an epoch has 7 batches: it ends inside a step's, and validations fall inside others
         {"accumulate_grad_batches": 2, "val_check_interval": 3, "check_val_every_n_epoch": None},
-        {"accumulate_grad_batches": 3, "precision": "16-mixed"},
+        {"accumulate_grad_batches": 3, "precision": "bf16-mixed"},
     ],
 )
 def test_from_any_checkpoint_it_ends_with_the_same_weights(tmp_path, options):
