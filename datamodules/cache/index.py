@@ -76,16 +76,19 @@ class Index:
         return shard, clip - int(self.starts[shard])
 
 
-def finished(place: Place, manifest: Manifest) -> set[int]:
-    """Numbers of the shards that are there and whole; headers and sizes alone are looked at."""
-    done = set()
+def whole_shards(place: Place, manifest: Manifest) -> Iterator[tuple[int, Shard]]:
+    """The shards that are there and whole, opened, by number; headers and sizes alone are looked at."""
     for number in range(manifest.shards):
         try:
-            Shard(place, number)
-            done.add(number)
+            shard = Shard(place, number)
         except TransporterError:
             continue
-    return done
+        yield number, shard
+
+
+def finished(place: Place, manifest: Manifest) -> set[int]:
+    """Numbers of the shards that are there and whole."""
+    return {number for number, _ in whole_shards(place, manifest)}
 
 
 def summary_of(shards: Iterable[Shard]) -> Summary:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from transporter_pl.datamodules.cache.index import INDEX, Index, index_of, read_index, stray_files, summary_of
+from transporter_pl.commands.arguments import call_one_of
+from transporter_pl.datamodules.cache.index import (
+    INDEX,
+    Index,
+    index_of,
+    read_index,
+    stray_files,
+    summary_of,
+    whole_shards,
+)
 from transporter_pl.datamodules.cache.key import Manifest, dotted, read_manifest
 from transporter_pl.datamodules.cache.places import Place
 from transporter_pl.datamodules.cache.shards import Shard, shard_name
@@ -28,25 +36,15 @@ LISTED = 10  # damaged shards that an error names
 
 def run(argv: list[str]) -> None:
     """Run one of the commands; ``argv`` begins with ``cache``."""
-    parser = ArgumentParser(prog="transporter cache", description="Look after latent caches.", exit_on_error=False)
-    commands = parser.add_subcommands(title="commands", metavar="COMMAND")
-    for name, function in COMMANDS.items():
-        summary = (inspect.getdoc(function) or "").partition("\n")[0]
-        commands.add_subcommand(name, _arguments(name, summary), help=summary)
-    chosen = parser.parse_args(argv[1:])
-    given = vars(chosen[chosen.subcommand])
-    COMMANDS[chosen.subcommand](**{name: value for name, value in given.items() if name != "config"})
+    call_one_of("cache", "Look after latent caches.", COMMANDS, _add_arguments, argv)
 
 
-def _arguments(command: str, summary: str) -> ArgumentParser:
-    parser = ArgumentParser(description=summary, exit_on_error=False)
-    parser.add_argument("-c", "--config", action="config", help="YAML file")
+def _add_arguments(command: str, parser: ArgumentParser) -> None:
     parser.add_argument("path", type=str, metavar="CACHE", help="Folder of a cache, or its URL.")
     if command == "prune":
         parser.add_argument("--damaged", action="store_true", help="Also shards that are damaged.")
         parser.add_argument("--broken", action="store_true", help="Also shards that lack clips, to try these again.")
         parser.add_argument("--dry_run", action="store_true", help="Only say what would be deleted.")
-    return parser
 
 
 def show(path: str) -> None:
@@ -58,7 +56,11 @@ def show(path: str) -> None:
     place, manifest = _opened(path)
     index = read_index(place)
     whole = index is not None and (place.remote or _named(Path(path)) >= set(map(shard_name, range(manifest.shards))))
-    summary = index.summary if index is not None and whole else summary_of(_whole(place, manifest))
+    summary = (
+        index.summary
+        if index is not None and whole
+        else summary_of(shard for _, shard in whole_shards(place, manifest))
+    )
     made = Table("made with", "")
     for name, value in dotted(asdict(manifest.key)).items():
         made.add_row(name, str(value))
@@ -83,8 +85,9 @@ def verify(path: str) -> None:
         TransporterError: If there is no cache, or shards are missing or damaged (names them).
     """
     place, manifest = _opened(path)
-    damaged = _damaged(place, manifest)
-    if damaged and read_index(place) is None and not {*map(shard_name, damaged)} & _named(Path(path)):
+    index = read_index(place)
+    damaged = _damaged(place, manifest, index)
+    if damaged and index is None and not {*map(shard_name, damaged)} & _named(Path(path)):
         msg = f"path: {path!r} is not finished, {len(damaged)} of {manifest.shards} shards are missing, the others "
         raise TransporterError(msg + "whole; run the same `transporter encode` again")
     if damaged:
@@ -92,7 +95,6 @@ def verify(path: str) -> None:
         msg = f"path: {len(damaged)} of {manifest.shards} shards of {path!r} are missing or damaged: {named}; "
         msg += f"`transporter cache prune --damaged {path}`, then the same `transporter encode` again, makes them anew"
         raise TransporterError(msg)
-    index = read_index(place)
     if index is not None and not _same(index, index_of(place, manifest)[0]):
         msg = f"path: {INDEX} of {path!r} is damaged, and its shards are whole; delete that file, and the same "
         raise TransporterError(msg + "`transporter encode` writes it again")
@@ -117,9 +119,11 @@ def prune(path: str, damaged: bool = False, broken: bool = False, dry_run: bool 
         raise TransporterError(msg)
     folder, shards = Path(path), set[int]()
     if damaged:
-        shards |= {number for number in _damaged(place, manifest) if (folder / shard_name(number)).exists()}
+        shards |= {
+            number for number in _damaged(place, manifest, read_index(place)) if (folder / shard_name(number)).exists()
+        }
     if broken:
-        shards |= {number for number, shard in _numbered(place, manifest) if shard.broken}
+        shards |= {number for number, shard in whole_shards(place, manifest) if shard.broken}
     files = stray_files(folder, manifest) + [folder / shard_name(number) for number in sorted(shards)]
     # without all its shards a cache is not finished
     files += [folder / INDEX] if shards and (folder / INDEX).exists() else []
@@ -154,24 +158,8 @@ def _same(one: Index, other: Index) -> bool:
     return tensors and one.summary == other.summary
 
 
-def _whole(place: Place, manifest: Manifest) -> Iterator[Shard]:
-    for _, shard in _numbered(place, manifest):
-        yield shard
-
-
-def _numbered(place: Place, manifest: Manifest) -> Iterator[tuple[int, Shard]]:
-    """The shards that are there, opened."""
-    for number in range(manifest.shards):
-        try:
-            shard = Shard(place, number)
-        except TransporterError:
-            continue
-        yield number, shard
-
-
-def _damaged(place: Place, manifest: Manifest) -> Sequence[int]:
+def _damaged(place: Place, manifest: Manifest, index: Index | None) -> Sequence[int]:
     """Numbers of the shards that are missing or not what they were."""
-    index = read_index(place)
 
     def sound(number: int) -> bool:
         digest = None if index is None else index.digests[number].numpy().tobytes()

@@ -68,6 +68,35 @@ def call(function: Callable[..., Any], prog: str, argv: list[str]) -> object:
     return function(**{**vars(chosen), **{name: tuple(chosen[name]) for name in numbers}})
 
 
+def call_one_of(
+    command: str,
+    description: str,
+    functions: Mapping[str, Callable[..., None]],
+    add_arguments: Callable[[str, ArgumentParser], None],
+    argv: list[str],
+) -> None:
+    """Call one of the functions that a command with subcommands has.
+
+    Args:
+        command: The command's name.
+        description: What ``--help`` says of it.
+        functions: Subcommand → function, whose docstring begins with what ``--help`` says of that.
+        add_arguments: Gives a subcommand's parser the function's arguments.
+        argv: The command line, which begins with the command's name.
+    """
+    parser = ArgumentParser(prog=f"transporter {command}", description=description, exit_on_error=False)
+    commands = parser.add_subcommands(title="commands", metavar="COMMAND")
+    for name, function in functions.items():
+        summary = (inspect.getdoc(function) or "").partition("\n")[0]
+        own = ArgumentParser(description=summary, exit_on_error=False)
+        own.add_argument("-c", "--config", action="config", help="YAML file")
+        add_arguments(name, own)
+        commands.add_subcommand(name, own, help=summary)
+    chosen = parser.parse_args(argv[1:])
+    given = vars(chosen[chosen.subcommand])
+    functions[chosen.subcommand](**{name: value for name, value in given.items() if name != "config"})
+
+
 def _listed(text: str) -> str:
     return f"[{text}]" if text.lstrip().startswith("{") else text
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from transporter_pl.commands.arguments import call_one_of
 from transporter_pl.concepts.bank import Concept, ConceptBank
 from transporter_pl.concepts.calibration import Calibration
 from transporter_pl.concepts.pairs import Pair, pairs_of
@@ -19,30 +19,18 @@ from transporter_pl.files import check_folder
 
 def run(argv: list[str]) -> None:
     """Run one of the commands; ``argv`` begins with ``concepts``."""
-    parser = ArgumentParser(
-        prog="transporter concepts", description="What is in banks of concepts.", exit_on_error=False
-    )
-    commands = parser.add_subcommands(title="commands", metavar="COMMAND")
-    for name, function in COMMANDS.items():
-        summary = (inspect.getdoc(function) or "").partition("\n")[0]
-        commands.add_subcommand(name, _arguments(name, summary), help=summary)
-    chosen = parser.parse_args(argv[1:])
-    given = vars(chosen[chosen.subcommand])
-    COMMANDS[chosen.subcommand](**{name: value for name, value in given.items() if name != "config"})
+    call_one_of("concepts", "What is in banks of concepts.", COMMANDS, _add_arguments, argv)
 
 
-def _arguments(command: str, summary: str) -> ArgumentParser:
-    parser = ArgumentParser(description=summary, exit_on_error=False)
-    parser.add_argument("-c", "--config", action="config", help="YAML file")
+def _add_arguments(command: str, parser: ArgumentParser) -> None:
     if command == "merge":
         parser.add_argument("banks", type=Path, nargs="+", metavar="BANK", help="Folders of banks.")
         parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="Folder of the new bank.")
         parser.add_argument("--pairs", type=str, nargs="+", metavar="PAIR", help="Pairs to keep; left out, all.")
-        return parser
+        return
     parser.add_argument("bank", type=Path, metavar="BANK", help="Folder of a bank.")
     if command == "show":
         parser.add_argument("pair", type=str, nargs="?", metavar="PAIR", help='"left:right"; left out, all.')
-    return parser
 
 
 def list_concepts(bank: Path) -> None:
