@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import yaml
+from processes import forks
 from safetensors.torch import load_file, save_file
 
 from transporter_pl.datamodules import encode as encoding
@@ -188,7 +189,8 @@ def test_a_run_that_lacks_its_index_alone(rendered, tiny, uninterrupted, tmp_pat
 
 def test_runs_killed_at_any_moment_end_in_the_same_cache(rendered, tiny, uninterrupted, tmp_path):
     """By SIGKILL, which nothing can catch: the moments are spread over what a run lasts."""
-    data, fork = _data(rendered, tiny), multiprocessing.get_context("fork")
+    data, fork = _data(rendered, tiny), forks()
+    _run(fork, data, tiny, tmp_path / "begun", 0)  # the server is there from the first process on
     began = time.monotonic()
     assert _run(fork, data, tiny, tmp_path / "whole", None) == 0
     lasts = time.monotonic() - began
@@ -254,7 +256,7 @@ def test_nodes_that_nothing_starts_are_refused(rendered, tiny, tmp_path, monkeyp
 
 def test_a_process_ends_when_the_one_that_started_it_is_killed(rendered, tiny, tmp_path):
     """As the others that Lightning starts would go on for hours."""
-    data, fork = _data(rendered, tiny), multiprocessing.get_context("fork")
+    data, fork = _data(rendered, tiny), forks()
     process = fork.Process(target=_second_of_two, args=(data, tiny, tmp_path))
     process.start()
     process.join()
@@ -420,7 +422,7 @@ def test_long_lists_are_cut(folder, tiny, tmp_path, capsys):
 
 def test_a_full_disk_is_told_and_what_is_there_stays(rendered, tiny, uninterrupted, tmp_path):
     """The operating system refuses files above a size, as a full disk does."""
-    data, fork = _data(rendered, tiny), multiprocessing.get_context("fork")
+    data, fork = _data(rendered, tiny), forks()
     _encode(data, tiny, tmp_path)
     (tmp_path / shard_name(1)).unlink()
     (tmp_path / INDEX).unlink()
