@@ -11,8 +11,8 @@ import torch
 from transporter_pl.loading import BackboneSpec, load_generator, load_vlm
 from transporter_pl.samples import VideoSpec
 
-# The last bits of sums depend on the number of threads, and Lightning gives each of several processes its share of them:
-# one thread, here and in what tests start, is what makes results of both the same to the last bit.
+# The last bits of sums depend on the number of threads, and Lightning gives each of several processes its share: with
+# one thread, here and in what tests start, the results of one process and of several are the same to the last bit.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
 
