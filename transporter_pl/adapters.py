@@ -219,6 +219,13 @@ class VLMAdapter(Frozen, ABC):
     def encode(self, video: Tensor) -> Tensor:
         """Video (B, T, 3, H, W) in [0, 1] → tokens z_Ω (B, N, D), differentiable down to the pixels."""
 
+    def encode_layers(self, video: Tensor) -> tuple[Tensor, ...]:
+        """As ``encode``, with what the vision layers say on the way: (B, n_l, D_l) each, and the tokens z_Ω last.
+
+        By default the tokens alone.
+        """
+        return (self.encode(video),)
+
     @abstractmethod
     def logits(self, tokens: Tensor, prompt: Texts | None = None, answer: Texts = "") -> Tensor:
         """Next-token logits (B, V) after the prompt and the beginning of an answer, differentiable down to tokens.

@@ -1,0 +1,1 @@
+"""Metrics of generated videos that torchmetrics lacks, as torchmetrics has them."""
