@@ -1,0 +1,85 @@
+"""What is done to videos before the VLM sees them, so that no single pixel decides: shifts, turns, crops, noise.
+
+Each takes videos (B, T, 3, H, W) and returns as many of that shape, differentiable down to their pixels. All frames of
+a clip are treated alike, so that no motion is made up, and every clip in its own way. Chance comes from torch's global
+generator on the CPU, so that it is the same on every device.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+GREY = 0.5
+Beyond = Literal["grey", "border"]
+
+
+def warp(video: Tensor, angle: Tensor, zoom: Tensor, centre: Tensor, beyond: Beyond = "grey") -> Tensor:
+    """Turn and zoom about a point, which comes to lie in the middle; bilinear.
+
+    The pixel at p, counted from the middle, shows what was at R(angle) p / zoom + centre.
+
+    Args:
+        video: (B, T, 3, H, W).
+        angle: Radians counter-clockwise, (B,).
+        zoom: Above 1 enlarges, (B,).
+        centre: The point (x, y) in half frame sides from the middle: (1, 1) is the lower right corner; (B, 2).
+        beyond: What is seen beyond the frame: grey, or the nearest pixel of its border.
+
+    Returns:
+        (B, T, 3, H, W).
+    """
+    height, width = video.shape[-2:]
+    cosine, sine = angle.cos() / zoom, angle.sin() / zoom
+    # grids count in half frame sides, in which a turned frame that is not square would be sheared
+    rows = [torch.stack([cosine, -sine * height / width], -1), torch.stack([sine * width / height, cosine], -1)]
+    matrix = torch.cat([torch.stack(rows, 1), centre[:, :, None]], -1).to(video)
+    frames = video.flatten(1, 2) - GREY
+    grid = affine_grid(matrix, list(frames.shape), align_corners=False)
+    padding = "zeros" if beyond == "grey" else "border"
+    return (grid_sample(frames, grid, padding_mode=padding, align_corners=False) + GREY).unflatten(1, video.shape[1:3])
+
+
+def jitter(video: Tensor, pixels: int) -> Tensor:
+    """Shift by whole pixels, up to so many either way; grey comes in."""
+    count, (height, width) = len(video), video.shape[-2:]
+    shift = torch.randint(-pixels, pixels + 1, (count, 2)) * torch.tensor([2 / width, 2 / height])
+    return warp(video, torch.zeros(count), torch.ones(count), shift)
+
+
+def roll(video: Tensor, most: int) -> Tensor:
+    """Shift by whole pixels, up to so many either way; what leaves comes in at the other side."""
+    shifts = torch.randint(-most, most + 1, (len(video), 2)).tolist()
+    return torch.stack([clip.roll(shift, (-2, -1)) for clip, shift in zip(video, shifts, strict=True)])
+
+
+def rotate_and_scale(video: Tensor, degrees: float, low: float, high: float) -> Tensor:
+    """Turn by up to so many degrees either way, and zoom by a factor between low and high; grey comes in."""
+    angle = torch.deg2rad(_uniform(len(video), -degrees, degrees))
+    return warp(video, angle, _uniform(len(video), low, high), torch.zeros(len(video), 2))
+
+
+def crop(video: Tensor, low: float, high: float) -> Tensor:
+    """Show a box within the frame, enlarged to all of it; its side is a share of the frame's, between low and high."""
+    count = len(video)
+    side = _uniform(count, low, high)
+    room = (1 - side)[:, None]
+    return warp(video, torch.zeros(count), 1 / side, room * (2 * torch.rand(count, 2) - 1), "border")
+
+
+def add_noise(video: Tensor, sd: float) -> Tensor:
+    """Add N(0, sd²) to every pixel of every frame; what leaves [0, 1] by that is left there, with its gradient."""
+    return video + sd * torch.randn(video.shape).to(video)
+
+
+def flip(video: Tensor, chance: float) -> Tensor:
+    """Exchange left and right with this chance: also in what the clip shows of the two words."""
+    flipped = (torch.rand(len(video)) < chance).to(video.device)
+    return torch.where(flipped[:, None, None, None, None], video.flip(-1), video)
+
+
+def _uniform(count: int, low: float, high: float) -> Tensor:
+    return low + (high - low) * torch.rand(count)
