@@ -9,7 +9,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from transporter_pl.errors import TransporterError
 
 
-def check_options(field: str, name: str, kind: type, options: Mapping[str, Any], given: Collection[str]) -> None:
+def check_options(
+    field: str,
+    name: str,
+    kind: type,
+    options: Mapping[str, Any],
+    given: Collection[str] = (),
+    place: str | None = None,
+) -> None:
     """Refuse options that a class does not have, or of another type than it takes, as far as plain types go.
 
     Args:
@@ -18,19 +25,21 @@ def check_options(field: str, name: str, kind: type, options: Mapping[str, Any],
         kind: The class.
         options: The options.
         given: Arguments of its ``__init__`` that are no options.
+        place: Where the options stand in a config; by default beside the name, as ``transport_options`` does.
 
     Raises:
         TransporterError: Naming the first that is wrong, and what there is.
     """
     known = [option for option in inspect.signature(kind).parameters if option not in given]
-    hints = _hints(kind)
+    hints, where = _hints(kind), place or f"{field}_options"
     for option, value in options.items():
         if option not in known:
-            msg = f"{field}_options: {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}. Another "
-            raise TransporterError(msg + f"{field}'s, from a config, go with `{field}_options: {{}}`")
+            msg = f"{where}: {name!r} has no option {option!r}; it has: {', '.join(known) or 'none'}"
+            rest = f". Another {field}'s, from a config, go with `{where}: {{}}`" if place is None else ""
+            raise TransporterError(msg + rest)
         if not _fits(value, hints.get(option)):
             wanted = getattr(hints[option], "__name__", hints[option])
-            msg = f"{field}_options.{option}: {value!r} is of the wrong type; give {name!r} a value of type {wanted}"
+            msg = f"{where}.{option}: {value!r} is of the wrong type; give {name!r} a value of type {wanted}"
             raise TransporterError(msg)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -18,6 +19,7 @@ from transporter_pl.files import replace_file
 ARROWS = {"up": "\u00a0↑", "down": "\u00a0↓", None: ""}  # never on a line of their own
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 NOT_COMPUTED = "–"
+NO_WIDER = r"\ifdim\width>\linewidth\linewidth\else\width\fi"  # than the page's text; narrower tables stay
 SPACE = re.compile(r"[ \t\r\n]+")  # a no-break space stays
 
 # what LaTeX reads as its own, and what pdflatex's fonts lack of the signs in our labels
@@ -95,7 +97,8 @@ def markdown(table: Table) -> str:
 
 def latex(table: Table) -> str:
     """The table as a ``table`` environment with booktabs' rules; its settings stand above it as a comment."""
-    comment = "".join(f"% {line}\n" for line in ["\\usepackage{booktabs}", *_settings(table).splitlines()])
+    needs = r"\usepackage{booktabs,graphicx}"
+    comment = "".join(f"% {line}\n" for line in [needs, *_settings(table).splitlines()])
     heads = ["VLM", "method", *(_latex_text(_heading(table, heading)) for heading in table.columns)]
     lines = [r"\toprule", _latex_row(heads)]
     for vlm in table.vlms:
@@ -106,8 +109,25 @@ def latex(table: Table) -> str:
     footer = " \\\\\n".join(_latex_text(line) for line in _footer(table))
     return (
         f"{comment}\\begin{{table}}\n\\centering\n\\caption{{{_latex_text(table.title)}}}\n"
-        f"\\begin{{tabular}}{{ll{'r' * len(table.columns)}}}\n{body}\n\\end{{tabular}}\n\n"
+        f"\\resizebox{{{NO_WIDER}}}{{!}}{{%\n"
+        f"\\begin{{tabular}}{{ll{'r' * len(table.columns)}}}\n{body}\n\\end{{tabular}}}}\n\n"
         f"\\smallskip\n\\parbox{{\\linewidth}}{{\\footnotesize\n{footer}}}\n\\end{{table}}\n"
+    )
+
+
+def html(table: Table, vlms: Sequence[str]) -> str:
+    """The rows of some VLMs and the footer as HTML, for a page with styles of its own."""
+    heads = "".join(f'<th scope="col">{escape(_heading(table, heading))}</th>' for heading in table.columns)
+    rows = [
+        f'<tr><td>{escape(name)}</td><th scope="row">{escape(label)}</th>{"".join(map(_html_entry, entries))}</tr>'
+        for vlm in vlms
+        for name, label, entries in _group(table, vlm)
+    ]
+    footer = "\n".join(f"<p>{escape(line)}</p>" for line in _footer(table))
+    head = f'<thead><tr><th scope="col">VLM</th><th scope="col">method</th>{heads}</tr></thead>'
+    body = "\n".join(rows)
+    return (
+        f'<div class="scroll"><table>{head}<tbody>\n{body}\n</tbody></table></div>\n<div class="notes">{footer}</div>'
     )
 
 
@@ -180,6 +200,10 @@ def _console_entry(entry: Entry) -> Text:
 
 def _markdown_entry(entry: Entry) -> str:
     return _spread(entry, lambda mean: f"**{mean}**") + _raised(entry.note)
+
+
+def _html_entry(entry: Entry) -> str:
+    return f"<td>{_spread(entry, lambda mean: f'<b>{mean}</b>')}{_raised(entry.note)}</td>"
 
 
 def _latex_entry(entry: Entry) -> str:

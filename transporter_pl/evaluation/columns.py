@@ -1,0 +1,159 @@
+"""The port of a table's columns, their registry, and how what a method drew becomes figures."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from transporter_pl.errors import TransporterError
+from transporter_pl.evaluation.figures import Figures, Heading
+from transporter_pl.metrics.missing import MissingPart
+from transporter_pl.options import check_options
+from transporter_pl.registry import Registry
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from transporter_pl.evaluation.samples import Judged
+
+BATCH = (
+    8  # videos that a metric is shown at once: what one costs, such as I3D's activations, does not depend on a table
+)
+
+AnyMetric = TypeVar("AnyMetric", bound="Metric")
+Options = Mapping[str, Mapping[str, Any]]  # name or class path of every column → its options
+
+
+class Column(ABC):
+    """One figure of what a method drew; a subclass may take options, of plain types.
+
+    Attributes:
+        label: What readers call it.
+        better: Where better figures lie; ``None`` where neither is better.
+        decimals: Digits after the point.
+    """
+
+    label: ClassVar[str]
+    better: ClassVar[Literal["up", "down"] | None] = None
+    decimals: ClassVar[int] = 2
+
+    @property
+    def note(self) -> str:
+        """What readers must know of the figure; by default nothing."""
+        return ""
+
+    @abstractmethod
+    def measure(self, judged: Judged) -> float:
+        """The figure.
+
+        Raises:
+            MissingPart: If it needs weights or a program that are not here.
+        """
+
+
+columns: Registry[type[Column]] = Registry("columns")
+
+
+def new_columns(options: Options) -> dict[str, Column]:
+    """The columns of registered names or class paths.
+
+    Raises:
+        TransporterError: If there is none, a name is unknown or another kind of thing, it has no such option (lists
+            those that it has), or an option is wrong.
+    """
+    if not options:
+        msg = f"columns: none is given; give some of {', '.join(columns.names())}, each with its options or {{}}"
+        raise TransporterError(msg)
+    return {name: _new_column(name, given) for name, given in options.items()}
+
+
+def check_columns(options: Options) -> None:
+    """Refuse what ``new_columns`` would, before the work that is to be measured; no weights are read.
+
+    Raises:
+        TransporterError: As ``new_columns``.
+    """
+    new_columns(options)
+
+
+def headings(options: Options) -> tuple[Heading, ...]:
+    """What stands above the columns, in their order.
+
+    Raises:
+        TransporterError: As ``new_columns``.
+    """
+    return tuple(
+        Heading(name, column.label, column.better, column.decimals, column.note)
+        for name, column in new_columns(options).items()
+    )
+
+
+@torch.no_grad()
+def measure(options: Options, judged: Judged) -> Figures:
+    """Every column's figure; one that lacks a part, or comes out as no number, is ``None`` and says why.
+
+    Args:
+        options: Name or class path of every column → its options.
+        judged: What one method drew for one VLM with one seed, and what to judge it by.
+
+    Raises:
+        TransporterError: As ``new_columns``.
+    """
+    values: dict[str, float | None] = {}
+    missing: dict[str, str] = {}
+    for name, column in new_columns(options).items():
+        try:
+            value = float(column.measure(judged))
+        except MissingPart as error:
+            values[name], missing[name] = None, str(error)
+            continue
+        values[name] = value if math.isfinite(value) else None
+        if values[name] is None:
+            missing[name] = f"it came out as {value}"
+    return Figures(values, missing)
+
+
+def batches(device: torch.device, *inputs: Tensor | Sequence[str]) -> Iterator[list[Any]]:
+    """Inputs of equal length, a few videos at a time, on a device."""
+    for first in range(0, len(inputs[0]), BATCH):
+        parts = (part[first : first + BATCH] for part in inputs)
+        yield [part.to(device) if isinstance(part, Tensor) else list(part) for part in parts]
+
+
+def fed(metric: AnyMetric, device: torch.device, *inputs: Tensor | Sequence[str], **fixed: bool) -> AnyMetric:
+    """The metric on a device, after it has been shown the inputs.
+
+    Args:
+        metric: A metric.
+        device: Where it computes.
+        inputs: What its ``update`` takes, K of each.
+        fixed: What else it takes, the same every time.
+    """
+    metric = metric.to(device)
+    for parts in batches(device, *inputs):
+        metric.update(*parts, **fixed)
+    return metric
+
+
+def real_clips(judged: Judged) -> Tensor:
+    """The cases' real clips of ε+, (K, T, 3, H, W)."""
+    return torch.stack([case.real for case in judged.cases])
+
+
+def wanted(judged: Judged) -> list[str]:
+    """The cases' captions ε+."""
+    return [case.captions[1] for case in judged.cases]
+
+
+def _new_column(name: str, options: Mapping[str, Any]) -> Column:
+    kind = columns.get(name)
+    if not (isinstance(kind, type) and issubclass(kind, Column)):
+        msg = f"columns: {name!r} is no Column; give a registered name, or the class path of one"
+        raise TransporterError(msg)
+    check_options("column", name, kind, options, place=f"columns.{name}")
+    return kind(**options)
