@@ -42,6 +42,7 @@ CORE = {
     "validate": Command("measure a trained stage on held-out clips", "transporter_pl.commands.stages:run", stage=True),
     "test": Command("the same on test clips", "transporter_pl.commands.stages:run", stage=True),
     "explain": Command("a pair of words → videos, captions and a page", "transporter_pl.commands.explain:explain"),
+    "evaluate": Command("tables that compare methods, VLM by VLM", "transporter_pl.evaluation.evaluate:evaluate"),
     "concepts": Command("list, show and merge concept banks", "transporter_pl.commands.concepts:run", stage=True),
     "plan": Command("what a run costs, before anything is downloaded", "transporter_pl.commands.plan:plan"),
     "list": Command("registered plug-ins, shipped checkpoints and configs", "transporter_pl.commands.listing:show"),

@@ -1,0 +1,42 @@
+"""What the tests of an evaluation share: captions, a column and methods of their own, and the command as users call it."""
+
+import tempfile
+
+import yaml
+
+from transporter_pl.cli import main
+from transporter_pl.evaluation.columns import Column
+from transporter_pl.evaluation.methods.base import Method
+from transporter_pl.evaluation.methods.real import Real
+
+WITH, WITHOUT = "a red oval moves right slowly", "a red oval moves left slowly"
+
+
+class Brightness(Column):
+    """Mean of the pixels drawn, as far as they go beyond the references'."""
+
+    label = "brightness"
+
+    def __init__(self, scale: float = 1.0):
+        self.scale = scale
+
+    def measure(self, judged):
+        return self.scale * float(judged.drawn.video.mean() - judged.references.mean())
+
+
+class Failing(Method):
+    """Draws nothing with seed 0."""
+
+    def draw(self, studio, cases, seed, folder):
+        if seed == 0:
+            msg = "no brush"
+            raise RuntimeError(msg)
+        return Real().draw(studio, cases, seed, folder)
+
+
+def evaluate(settings):
+    """``transporter evaluate`` with a config; its exit code."""
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+        yaml.safe_dump(settings, file, sort_keys=False)
+        file.flush()
+        return main(["evaluate", "--config", file.name])

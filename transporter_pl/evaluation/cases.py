@@ -1,0 +1,157 @@
+"""Which clips of a data set an evaluation looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from transporter_pl.concepts.pairs import Pair, context_of
+from transporter_pl.errors import TransporterError
+from transporter_pl.evaluation.samples import Case
+from transporter_pl.samples import VideoSpec
+
+
+class Described(Protocol):
+    """What is known of a clip before its file is read.
+
+    Attributes:
+        id: Its name.
+        captions: What is said of it.
+    """
+
+    id: str
+    captions: tuple[str, ...]
+
+
+class Source(Protocol):
+    """Captioned clips, such as those that ``transporter encode`` reads.
+
+    Attributes:
+        video: Geometry that the clips are read in.
+        clips: The clips, none of them read.
+    """
+
+    video: VideoSpec
+    clips: Sequence[Described]
+
+    def __len__(self) -> int:
+        """Number of clips."""
+
+    def __getitem__(self, index: int) -> Any:  # noqa: ANN401  (jsonargparse holds a data set's own type against it)
+        """One clip, read: its ``video`` is (T, 3, H, W) in [0, 1].
+
+        Raises:
+            TransporterError: If its file can't be read.
+        """
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The clips that were chosen.
+
+    Attributes:
+        cases: The cases, pair by pair.
+        references: Indices of clips that are none of the cases', see ``read_clips``.
+        skipped: What is wrong with clips that would have been chosen.
+    """
+
+    cases: tuple[Case, ...]
+    references: tuple[int, ...]
+    skipped: tuple[str, ...]
+
+
+def choose(data: Source, pairs: Sequence[Pair], scenes: int, references: int) -> Selection:
+    """Cases of every pair, and reference clips; the same ones in every process.
+
+    A case is a clip with a caption that holds the pair's positive word once. No clip serves twice, and both kinds are
+    spread evenly over what fits. Only the cases' files are read; one that can't be is replaced by another.
+
+    Args:
+        data: The clips.
+        pairs: The pairs; their own contexts are not looked at.
+        scenes: Cases a pair.
+        references: At most so many reference clips.
+
+    Raises:
+        TransporterError: If there are fewer cases of a pair (says how many), or no clip is left for a reference.
+    """
+    taken, cases, skipped = set[int](), list[Case](), list[str]()
+    for pair in pairs:
+        contexts = _contexts(data.clips, pair, taken)
+        rows = _evenly(list(contexts), scenes)
+        order = [*rows, *(row for row in contexts if row not in rows)]
+        videos = read_clips(data, order, scenes, skipped.append)
+        if len(videos) < scenes:
+            msg = f"scenes: {scenes} of each pair, but of {pair.name} there are {len(videos)}: clips that can be read, "
+            msg += f"serve no earlier pair and have a caption with {pair.positive!r} once; ask for fewer scenes, or "
+            raise TransporterError(msg + "give more clips")
+        taken |= set(order[: order.index(list(videos)[-1]) + 1])
+        cases += [Case(pair, contexts[row], data.clips[row].id, video) for row, video in videos.items()]
+    left = [row for row in range(len(data.clips)) if row not in taken]
+    if not left:
+        msg = f"references: the {len(data.clips)} clips are all taken by the cases; ask for fewer scenes, or give more"
+        raise TransporterError(msg)
+    return Selection(tuple(cases), tuple(_evenly(left, references)), tuple(skipped))
+
+
+def read_clips(data: Source, rows: Iterable[int], count: int, skipped: Callable[[str], object]) -> dict[int, Tensor]:
+    """The first clips that can be read, (T, 3, H, W) each, by their index.
+
+    Args:
+        data: The clips.
+        rows: Indices, in the order in which they are tried.
+        count: How many to read.
+        skipped: Is told what is wrong with the others.
+    """
+    found: dict[int, Tensor] = {}
+    for row in rows:
+        if len(found) == count:
+            break
+        try:
+            found[row] = data[row].video
+        except TransporterError as error:
+            skipped(f"{data.clips[row].id}: {error}")
+    return found
+
+
+def read_references(data: Source, selection: Selection, skipped: Callable[[str], object]) -> Tensor:
+    """The reference clips that can be read, (R, T, 3, H, W).
+
+    Raises:
+        TransporterError: If none can.
+    """
+    rows = selection.references
+    found = read_clips(data, rows, len(rows), skipped)
+    if not found:
+        msg = f"references: none of the {len(rows)} clips can be read; replace the files"
+        raise TransporterError(msg)
+    return torch.stack(list(found.values()))
+
+
+def _contexts(clips: Sequence[Described], pair: Pair, taken: set[int]) -> dict[int, str]:
+    """Of every clip that fits and is free, by its index, the first caption that fits, with a slot for the word."""
+    found: dict[int, str] = {}
+    for row, clip in enumerate(clips):
+        context = None if row in taken else next(filter(None, (_context(c, pair) for c in clip.captions)), None)
+        if context is not None:
+            found[row] = context
+    return found
+
+
+def _context(caption: str, pair: Pair) -> str | None:
+    if pair.positive not in caption:  # most captions, at a fraction of the cost
+        return None
+    try:
+        return pair.context(context_of(caption, pair.positive))  # a caption with braces of its own is refused here
+    except TransporterError:
+        return None
+
+
+def _evenly(rows: Sequence[int], count: int) -> list[int]:
+    """At most so many of them, spread evenly."""
+    count = min(count, len(rows))
+    return [rows[k * len(rows) // count] for k in range(count)]

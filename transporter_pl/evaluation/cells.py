@@ -1,0 +1,157 @@
+"""Folders of an evaluation: videos that were drawn, what they were drawn with, and the figures of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from transporter_pl.errors import TransporterError
+from transporter_pl.evaluation.figures import Figures, versions
+from transporter_pl.files import replace_file
+
+VIDEO, FACTS, FIGURES, LOCK = "drawn.safetensors", "drawn.json", "figures.json", ".lock"
+Columns = Mapping[str, Mapping[str, Any]]
+
+
+def quantised(video: Tensor) -> Tensor:
+    """The video as it is kept, in 256 steps, on the CPU; it is measured so whether or not it was just drawn."""
+    return (video.detach().float().cpu().clamp(0, 1) * 255).round() / 255
+
+
+@contextmanager
+def held(folder: Path, wait: bool = False) -> Iterator[bool]:
+    """Keep a folder from all other processes; yields whether it is ours. It is free again when a process ends.
+
+    Args:
+        folder: The folder, made if need be.
+        wait: Whether to wait while another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK, timeout=-1 if wait else 0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def store(folder: Path, settings: Mapping[str, Any], video: Tensor, facts: Mapping[str, Any]) -> None:
+    """Write videos (K, T, 3, H, W), and after them what they were drawn with; figures of others are removed."""
+    (folder / FIGURES).unlink(missing_ok=True)
+    whole = {"video": (quantised(video) * 255).round().to(torch.uint8).contiguous()}
+    text = _json({"settings": settings, "facts": facts, "versions": versions()})
+    replace_file(folder / VIDEO, lambda aside: save_file(whole, aside))
+    replace_file(folder / FACTS, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def stored(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The facts of videos that an earlier call has drawn with the same settings; ``None`` where there are none.
+
+    Raises:
+        TransporterError: If they are of other settings (names the first that differs), or can't be read.
+    """
+    file = folder / FACTS
+    if not file.is_file():
+        return None
+    said = _read(file)
+    if not (isinstance(said.get("settings"), dict) and isinstance(said.get("facts"), dict)):
+        raise _unreadable(file, "settings or facts are missing")
+    was, now = dict(_flat(said["settings"])), dict(_flat(json.loads(_json(settings))))
+    for field in {**now, **was}:
+        if was.get(field) != now.get(field):
+            msg = f"{field}: {str(file)!r} was made with {was.get(field)!r}, not {now.get(field)!r}; give another "
+            raise TransporterError(msg + "folder as out, or delete that file, and it is drawn again")
+    return dict(said["facts"])
+
+
+def stored_video(folder: Path) -> Tensor:
+    """The videos of a folder, (K, T, 3, H, W) in [0, 1].
+
+    Raises:
+        TransporterError: If they can't be read.
+    """
+    try:
+        return load_file(folder / VIDEO)["video"].float() / 255
+    except (OSError, KeyError, SafetensorError) as error:
+        raise _unreadable(folder / FACTS, error) from error
+
+
+def stored_figures(folder: Path, columns: Columns) -> Figures:
+    """Those of the columns that were measured already, with the same options.
+
+    Raises:
+        TransporterError: If the file can't be read.
+    """
+    file = folder / FIGURES
+    said = _read(file) if file.is_file() else {}
+    known = {name: said[_key(name, options)] for name, options in columns.items() if _key(name, options) in said}
+    try:
+        values = {name: row["value"] for name, row in known.items()}
+        return Figures(values, {name: row["missing"] for name, row in known.items() if row["missing"]})
+    except (TypeError, KeyError) as error:
+        raise _unreadable(file, error) from error
+
+
+def add_figures(folder: Path, columns: Columns, figures: Figures) -> None:
+    """Write figures beside those of other columns, or of other options, that were measured before."""
+    file = folder / FIGURES
+    known = _read(file) if file.is_file() else {}
+    for name, value in figures.values.items():
+        known[_key(name, columns[name])] = {"value": value, "missing": figures.missing.get(name, "")}
+    replace_file(file, lambda aside: aside.write_text(_json(known), encoding="utf-8"))
+
+
+def forget_missing(folder: Path) -> None:
+    """Drop the columns that could not be computed: what they lacked may be there now."""
+    file = folder / FIGURES
+    if not file.is_file():
+        return
+    with held(folder) as mine:
+        known = _read(file)
+        kept = {key: row for key, row in known.items() if not row.get("missing")}
+        if mine and kept != known:
+            replace_file(file, lambda aside: aside.write_text(_json(kept), encoding="utf-8"))
+
+
+def _key(name: str, options: Mapping[str, Any]) -> str:
+    return json.dumps([name, options], sort_keys=True, ensure_ascii=False)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, error) from error
+    if not isinstance(said, dict):
+        raise _unreadable(file, "it is no mapping")
+    return said
+
+
+def _unreadable(file: Path, why: object) -> TransporterError:
+    return TransporterError(f"out: {str(file)!r} can't be read ({why}); delete it, and it is made again")
+
+
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """Settings by their dotted names, items of lists by their numbers."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from _flat(part, f"{name}.{key}" if name else str(key))
+    if not isinstance(value, dict | list):
+        yield name, value

@@ -1,0 +1,1 @@
+"""The rows of a table: everything that draws a video of ε+, or stands for one."""

@@ -1,0 +1,24 @@
+"""What the generator itself draws of ε+, the VLM unasked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from time import perf_counter
+from typing import ClassVar
+
+from transporter_pl.evaluation.methods.base import Method
+from transporter_pl.evaluation.samples import Case, Drawn
+from transporter_pl.evaluation.studio import Studio
+
+
+class Generator(Method):
+    """Samples ε+ with the noise that the clip of ε− is sampled with: how far words alone can take the generator."""
+
+    reference: ClassVar[bool] = True
+
+    def draw(self, studio: Studio, cases: tuple[Case, ...], seed: int, folder: Path) -> Drawn:
+        """The videos, (K, T, 3, H, W)."""
+        begun = perf_counter()
+        condition = studio.conditions([case.captions[1] for case in cases])
+        video = studio.decode(studio.sample(condition, seed))
+        return studio.drawn(video, cases, seed, seconds=perf_counter() - begun)

@@ -1,0 +1,179 @@
+"""Everything that an evaluation shall do, and how far it has come, by its folders alone."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from transporter_pl.errors import TransporterError
+from transporter_pl.evaluation.cases import Selection, Source, choose
+from transporter_pl.evaluation.cells import stored, stored_figures
+from transporter_pl.evaluation.columns import headings
+from transporter_pl.evaluation.figures import Cell, Table, versions
+from transporter_pl.evaluation.methods.base import Method, new_method
+from transporter_pl.evaluation.setup import Explained, Row, Setup
+from transporter_pl.evaluation.studio import plain_spec, shared_settings
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cell of the table: what one row draws for one VLM with one seed.
+
+    Attributes:
+        vlm: Name of the VLM.
+        row: Key of the row.
+        seed: The seed.
+        folder: Where it is kept.
+        settings: All that its drawing depends on.
+    """
+
+    vlm: str
+    row: str
+    seed: int
+    folder: Path
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """For readers."""
+        return f"{self.vlm}, {self.row}, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An evaluation.
+
+    Attributes:
+        title: Title of the table.
+        data: The captioned clips.
+        setup: What all rows share.
+        vlms: The VLMs that are explained, by name.
+        rows: The rows of the table, by key.
+        columns: Name or class path of every column → its options.
+        scenes: Cases a pair.
+        seeds: Number of seeds.
+        references: Reference clips.
+        out: Folder of everything.
+    """
+
+    title: str
+    data: Source
+    setup: Setup
+    vlms: dict[str, Explained]
+    rows: dict[str, Row]
+    columns: dict[str, dict[str, Any]]
+    scenes: int
+    seeds: int
+    references: int
+    out: Path
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the table: its title in letters, digits and dashes."""
+        return self.out / re.sub(r"\W+", "-", self.title).strip("-").lower()
+
+    @cached_property
+    def selection(self) -> Selection:
+        """The clips.
+
+        Raises:
+            TransporterError: As ``choose``.
+        """
+        return choose(self.data, self.setup.pairs, self.scenes, self.references)
+
+    @cached_property
+    def methods(self) -> dict[str, Method]:
+        """The method of every row.
+
+        Raises:
+            TransporterError: As ``new_method`` (names the row).
+        """
+        found = {}
+        for key, row in self.rows.items():
+            try:
+                found[key] = new_method(row.method, row.options)
+            except TransporterError as error:
+                msg = f"rows.{key}: {error}"
+                raise TransporterError(msg) from error
+        return found
+
+    @cached_property
+    def jobs(self) -> tuple[Job, ...]:
+        """All cells: VLM by VLM, as each is loaded once, and seed by seed, so that every row has a figure soon."""
+        keys = [(vlm, row, seed) for vlm in self.vlms for seed in range(self.seeds) for row in self.rows]
+        return tuple(Job(*key, self.out / key[0] / key[1] / f"seed{key[2]}", self._settings(*key)) for key in keys)
+
+    def is_done(self, job: Job) -> bool:
+        """Whether a cell is drawn, and all columns of it are measured.
+
+        Raises:
+            TransporterError: If it was drawn with other settings, or can't be read.
+        """
+        if stored(job.folder, job.settings) is None:
+            return False
+        return len(stored_figures(job.folder, self.columns).values) == len(self.columns)
+
+    def table(self) -> Table:
+        """What is done so far."""
+        cells = []
+        for job in filter(self.is_done, self.jobs):
+            facts, found = stored(job.folder, job.settings) or {}, stored_figures(job.folder, self.columns)
+            cells.append(Cell(job.vlm, job.row, job.seed, found, facts["seconds"], facts["forwards"]))
+        return Table(
+            title=self.title,
+            columns=headings(self.columns),
+            cells=tuple(cells),
+            rows={key: row.label or key for key, row in self.rows.items()},
+            vlms=tuple(self.vlms),
+            settings=self._told(),
+            versions=versions(),
+            reference_rows=tuple(key for key, method in self.methods.items() if method.reference),
+        )
+
+    def _settings(self, vlm: str, row: str, seed: int) -> dict[str, Any]:
+        """All that a drawing depends on, as JSON holds it."""
+        method, shared = self.rows[row], shared_settings(self.setup, self.selection.cases, seed)
+        trained = {need: self._contents[vlm, need] for need in self.methods[row].needs}
+        model = plain_spec(self.vlms[vlm].vlm)
+        drawn = {"vlm": model, "method": method.method, "options": method.options, **trained}
+        return {**shared, **drawn, "references": self._references}
+
+    @cached_property
+    def _contents(self) -> dict[tuple[str, str], str]:
+        """What is in the folders that were trained for each VLM: one may be trained anew under its old name."""
+        found = {}
+        for name, explained in self.vlms.items():
+            for need in ("coupling", "concepts"):
+                files = sorted(Path(str(getattr(explained, need))).glob("*.safetensors"))
+                found[name, need] = f"content {_digest(file.read_bytes() for file in files)}"
+            found[name, "cache"] = str(explained.cache)
+        return found
+
+    @cached_property
+    def _references(self) -> str:
+        ids = [self.data.clips[row].id for row in self.selection.references]
+        return f"{len(ids)} clips, {_digest(name.encode() for name in ids)}"
+
+    def _told(self) -> dict[str, Any]:
+        """The settings as a reader of the table wants them."""
+        chosen = {"scenes": self.scenes, "seeds": self.seeds, "references": self._references}
+        pairs = [pair.name for pair in self.setup.pairs]
+        return {
+            **{**asdict(self.setup), "pairs": pairs},
+            **chosen,
+            "vlms": {name: asdict(explained) for name, explained in self.vlms.items()},
+            "rows": {name: asdict(row) for name, row in self.rows.items()},
+            "columns": self.columns,
+        }
+
+
+def _digest(parts: Iterable[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(hashlib.sha256(part).digest())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,144 @@
+"""Draws and measures the cells of an evaluation, in this process or in several."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from transporter_pl.errors import TransporterError
+from transporter_pl.evaluation.cases import read_references
+from transporter_pl.evaluation.cells import add_figures, held, store, stored, stored_figures, stored_video
+from transporter_pl.evaluation.columns import measure
+from transporter_pl.evaluation.plan import Job, Plan
+from transporter_pl.evaluation.samples import Drawn, Judged
+from transporter_pl.evaluation.studio import Studio
+from transporter_pl.loading import load_generator
+
+ERROR = "error.txt"
+
+
+@dataclass(frozen=True)
+class Event:
+    """What became of a cell.
+
+    Attributes:
+        state: Whether it was begun, is done or failed; a ``note`` is none of these.
+        name: Name of the cell, or of what the note is about.
+        said: What went wrong.
+    """
+
+    state: Literal["begun", "done", "failed", "note"]
+    name: str
+    said: str = ""
+
+
+def work(plan: Plan, device: torch.device) -> Iterator[Event]:
+    """Draw and measure all cells that nobody else is at; one that fails does not end the others."""
+    notes: list[str] = []
+    generator = cache(partial(load_generator, plan.setup.generator, plan.setup.video, device))
+    references = cache(partial(read_references, plan.data, plan.selection, notes.append))
+    for name, explained in plan.vlms.items():
+        studio = Studio(plan.setup, explained, generator, references, plan.out, device)
+        for job in (job for job in plan.jobs if job.vlm == name):
+            with held(job.folder) as mine:
+                if mine and not plan.is_done(job):
+                    yield Event("begun", job.name)
+                    yield _tried(plan, job, studio)
+            yield from (Event("note", "references", notes.pop()) for _ in list(notes))
+
+
+def _tried(plan: Plan, job: Job, studio: Studio) -> Event:
+    """Do one cell; whatever goes wrong is that cell's alone, and its traceback stays in the folder."""
+    file = job.folder / ERROR
+    try:
+        _perform(plan, job, studio)
+    except Exception as error:
+        file.write_text(traceback.format_exc(), encoding="utf-8")
+        kind = "" if isinstance(error, TransporterError) else f"{type(error).__name__}: "
+        return Event("failed", job.name, f"{kind}{error}")
+    file.unlink(missing_ok=True)
+    return Event("done", job.name)
+
+
+def _perform(plan: Plan, job: Job, studio: Studio) -> None:
+    cases = plan.selection.cases
+    if stored(job.folder, job.settings) is None:
+        drawn = plan.methods[job.row].draw(studio, cases, job.seed, job.folder)
+        store(job.folder, job.settings, drawn.video, _facts(drawn))
+    drawn = drawn_of(job)
+    known = stored_figures(job.folder, plan.columns).values
+    asked = {name: options for name, options in plan.columns.items() if name not in known}
+    judged = Judged(cases, drawn, studio.starts(cases, job.seed), studio.references, studio.vlm)
+    add_figures(job.folder, asked, measure(asked, judged))
+
+
+def drawn_of(job: Job) -> Drawn:
+    """What a cell holds, which is done."""
+    facts: dict[str, Any] = stored(job.folder, job.settings) or {}
+    said = {**facts, "captions": tuple(facts["captions"])}
+    said |= {name: torch.tensor(facts[name]) for name in ("positive", "start")}
+    return Drawn(stored_video(job.folder), **said)
+
+
+def _facts(drawn: Drawn) -> dict[str, Any]:
+    facts = {name: value for name, value in vars(drawn).items() if name != "video"}
+    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in facts.items()}
+
+
+# -- several processes ------------------------------------------------------------------------------------------------
+
+
+def spread_work(plan: Plan, devices: Sequence[torch.device]) -> Iterator[Event]:
+    """``work`` in as many processes as there are devices, each with its share of the threads.
+
+    They end with this one, however it ends.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    threads = max(1, torch.get_num_threads() // len(devices))
+    crew: dict[Connection, BaseProcess] = {}
+    try:
+        for device in devices:
+            ours, theirs = spawn.Pipe(duplex=False)
+            # a copy of the plan has not read the clips yet: sent along, they would need as much shared memory again
+            crew[ours] = spawn.Process(target=_member, args=(replace(plan), device, threads, theirs))
+            crew[ours].start()
+            theirs.close()  # so that ours ends when the process does
+        yield from _heard(crew)
+    finally:
+        for process in crew.values():
+            process.terminate()
+            process.join()
+
+
+def _member(plan: Plan, device: torch.device, threads: int, end: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that started this one ends it
+    torch.set_num_threads(threads)
+    for event in work(plan, device):
+        end.send(event)
+
+
+def _heard(crew: Mapping[Connection, BaseProcess]) -> Iterator[Event]:
+    """What the processes say, until all have ended; one that dies takes the cell with it that it was at."""
+    at = dict.fromkeys(crew, "a process")
+    while at:
+        for end in wait(list(at)):
+            try:
+                event = end.recv()  # type: ignore[union-attr]
+            except EOFError:
+                crew[end].join()
+                if crew[end].exitcode:
+                    yield Event("failed", at[end], f"its process ended with exit code {crew[end].exitcode}")
+                del at[end]
+                continue
+            at[end] = event.name if event.state == "begun" else at[end]
+            yield event
