@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import lightning as L  # noqa: N812
 import torch
-from lightning.pytorch.callbacks import Timer
 
 from transporter_pl.coupling.config import CouplingOptions
 from transporter_pl.datamodules.cache.datamodule import CacheDataModule
@@ -20,6 +15,7 @@ from transporter_pl.datamodules.cache.key import CacheKey, dotted
 from transporter_pl.datamodules.shapemotion.heldout import Bench, Fidelity, fidelity
 from transporter_pl.errors import TransporterError
 from transporter_pl.files import replace_file
+from transporter_pl.stages.alone import forget, train_alone
 from transporter_pl.stages.coupling import CouplingStage
 
 RESULT = "result.json"
@@ -113,34 +109,9 @@ def _check_settings(file: Path, *settings: dict[str, object]) -> None:
 def _train(run: Run, folder: Path, cache: Path, device: torch.device) -> tuple[CouplingStage, float | None]:
     """The trained stage, and the seconds of a step."""
     L.seed_everything(run.seed, verbose=False)  # the clips' order is the seed's too, the same for all variants
-    data, timer = CacheDataModule(str(cache), run.batch_size), Timer()
+    data = CacheDataModule(str(cache), run.batch_size)
     stage = CouplingStage(data.shapes, run.network, lr=run.lr, warmup=run.warmup, export=str(folder / "coupling"))
-    with _quiet():
-        trainer = L.Trainer(
-            accelerator=device.type,
-            devices=1 if device.index is None else [device.index],
-            max_steps=run.steps,
-            gradient_clip_val=1.0,
-            limit_val_batches=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-            callbacks=[timer],
-        )
-        trainer.fit(stage, datamodule=data)
-    return stage, timer.time_elapsed("train") / trainer.global_step if trainer.global_step else None
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what Lightning says about itself before and after every run."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="lightning")
-            yield
-    finally:
-        logger.setLevel(level)
+    forget(folder)  # of a call that was interrupted, perhaps with other settings
+    seconds, steps = train_alone(stage, folder, device, data, run.steps, gradient_clip_val=1.0)
+    forget(folder)
+    return stage, seconds / steps if steps else None

@@ -124,8 +124,13 @@ class ConceptStage(Stage):
         self.measure, self.options = divergences.get(divergence), objective_options or {}
         check_objective(objective, self.options)
         check_turns(len(self.pairs), steps * batch_size)
+        self.given: tuple[Bridge] | None = None
         self.teacher: Teacher | None = None
         self.register_parameter("vectors", None)
+
+    def ask(self, bridge: Bridge) -> None:
+        """Take models that are loaded already, in place of those that the options name."""
+        self.given = (bridge,)  # a tuple, as no submodule of ours: checkpoints hold q alone
 
     # -- what is frozen -----------------------------------------------------------------------------------------------
 
@@ -140,11 +145,14 @@ class ConceptStage(Stage):
         options = self.hparams
         export_folder(self, "concepts")
         settings = settings_of(self.pairs) if options["trajectory"] == "generated" else self._settings_in_data()
-        network, place = CouplingNetwork.from_pretrained(self.coupling), str(self.trainer.strategy.root_device)
-        bridge = Bridge(*load_pair(*self.backbones, self.video, network, place), network)
-        # no submodule of ours: checkpoints hold q alone
+        (bridge,) = self.given or (self._loaded(),)
         self.teacher = Teacher(bridge, self.pairs, settings, options["batch_size"])
         self.objective = new_objective(options["objective"], self.teacher, options["prompt"], self.options)
+
+    def _loaded(self) -> Bridge:
+        """The models that the options name."""
+        network, place = CouplingNetwork.from_pretrained(self.coupling), str(self.trainer.strategy.root_device)
+        return Bridge(*load_pair(*self.backbones, self.video, network, place), network)
 
     def _settings_in_data(self) -> list[Setting]:
         """What the clips of the first process's data show; the others have other parts of them."""

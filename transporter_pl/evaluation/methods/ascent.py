@@ -66,7 +66,7 @@ class PixelAscent(Method):
     def draw(self, studio: Studio, cases: tuple[Case, ...], seed: int, folder: Path) -> Drawn:
         """The best restart of every case, so many cases at once that their restarts are a batch."""
         starts, videos, seconds, forwards, folders = studio.starts(cases, seed), [], 0.0, 0, []
-        for rows in torch.arange(len(cases)).split(max(1, studio.batch_size // self.restarts)):
+        for rows in torch.split(torch.arange(len(cases)), max(1, studio.batch_size // self.restarts)):
             some = [cases[row] for row in rows.tolist()]
             stage = self._stage(studio, some, starts[rows], SEEDS * seed + int(rows[0]))
             folders.append(folder / digest_of(dict(stage.hparams)))

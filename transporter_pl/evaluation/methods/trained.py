@@ -95,16 +95,17 @@ class Trained(Method):
         with held(folder, wait=True):
             if not (folder / "coupling").is_dir():
                 L.seed_everything(seed, verbose=False)  # the clips' order is the seed's too, the same for all variants
-                data, options = self._data(studio.explained), {"lr": self.lr, "warmup": self.warmup}
-                stage = CouplingStage(data.shapes, self.network, export=str(folder / "coupling"), **options)
+                data, export = self._data(studio.explained), str(folder / "coupling")
+                stage = CouplingStage(data.shapes, self.network, lr=self.lr, warmup=self.warmup, export=export)
                 train_alone(stage, folder, studio.device, data, self.steps, gradient_clip_val=1.0)
                 forget(folder)
         return folder / "coupling"
 
     def _name(self, explained: Explained) -> str:
         """A name that stands for everything that Φ depends on besides its seed."""
-        settings = {"network": asdict(self.network), "vlm": asdict(explained.vlm), "cache": explained.cache}
-        settings |= {"steps": self.steps, "batch_size": self.batch_size, "lr": self.lr, "warmup": self.warmup}
+        schedule = self.steps, self.batch_size, self.lr, self.warmup
+        made_from = {"network": asdict(self.network), "vlm": asdict(explained.vlm), "cache": explained.cache}
+        settings = {**made_from, "schedule": schedule}
         return f"{self.network.transport.rpartition('.')[2]}-{digest_of(settings)}"
 
     def _data(self, explained: Explained) -> Any:  # noqa: ANN401  (the core knows no data module)
@@ -112,9 +113,9 @@ class Trained(Method):
 
     def _concepts(self, explained: Explained, setup: Setup, coupling: str, seed: int) -> ConceptStage:
         """The stage that learns the table's pairs."""
-        models = setup.generator, explained.vlm, setup.video, coupling, list(setup.pairs)
+        models = setup.generator, explained.vlm, setup.video
         try:
-            return ConceptStage(*models, seed=seed, **self.concepts)
+            return ConceptStage(*models, coupling, [*setup.pairs], seed=seed, **self.concepts)
         except TypeError as error:
             msg = f"options.concepts: {error}; give options of ConceptStage"
             raise TransporterError(msg) from error
