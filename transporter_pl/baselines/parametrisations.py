@@ -1,0 +1,137 @@
+"""Videos as sums of waves in uncorrelated colours: what feature visualisation optimises in the place of pixels.
+
+One spectrum over time, height and width, and not one a frame: the phases of its waves carry motion, and what changes
+slowly is reached first, as in natural videos. With a spectrum a frame, frames would know nothing of each other.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.fft import fftfreq, irfftn, rfftfreq, rfftn
+
+from transporter_pl.errors import TransporterError
+from transporter_pl.samples import VideoSpec
+
+AXES = (-4, -2, -1)  # T, H and W of (..., T, 3, H, W)
+
+
+def spectrum(video: Tensor) -> Tensor:
+    """Real videos (..., T, 3, H, W) → their complex, unitary spectra over (T, H, W), (..., T, 3, H, W // 2 + 1)."""
+    return rfftn(video, dim=AXES, norm="ortho")
+
+
+def waves(spectra: Tensor, video: VideoSpec) -> Tensor:
+    """The inverse: spectra (..., T, 3, H, W // 2 + 1) → real videos (..., T, 3, H, W)."""
+    return irfftn(spectra, s=(video.frames, video.height, video.width), dim=AXES, norm="ortho")
+
+
+def fall(video: VideoSpec, power: float) -> Tensor:
+    """1 / max(f, 1/n)^power, f in cycles a pixel and a frame, n the longest side: the fall of natural spectra.
+
+    Feature Visualization (Olah et al., 2017) has f over a picture's two axes; here time is the third.
+
+    Args:
+        video: Geometry.
+        power: 1 is what natural pictures have about.
+
+    Returns:
+        (T, 1, H, W // 2 + 1).
+    """
+    time, down, across = fftfreq(video.frames), fftfreq(video.height), rfftfreq(video.width)
+    squares = time[:, None, None, None] ** 2 + down[:, None] ** 2 + across**2
+    return squares.sqrt().clamp_min(1 / max(video.frames, video.height, video.width)) ** -power
+
+
+def odd_phase(phase: Tensor, width: int) -> Tensor:
+    """Phases that a real video can have: φ(−k) = −φ(k), also in the planes that hold both k and −k.
+
+    There a real transform would take the mean of both waves, and change their magnitudes with their phases.
+
+    Args:
+        phase: Any, (..., T, 3, H, W // 2 + 1).
+        width: W.
+
+    Returns:
+        φ(k) − φ(−k) in these planes, φ elsewhere; of the same shape.
+    """
+    planes = [0] if width % 2 else [0, width // 2]
+    mirrored = phase[..., planes].flip(-4, -2).roll((1, 1), (-4, -2))
+    odd = phase.clone()
+    odd[..., planes] = phase[..., planes] - mirrored
+    return odd
+
+
+class Colours(nn.Module):
+    """From uncorrelated values of unit variance to pixels: x = sigmoid(A u + m), and back.
+
+    Args:
+        axes: A, (3, 3): a column is what one value does to red, green and blue, before the sigmoid.
+        mean: m, (3,).
+    """
+
+    def __init__(self, axes: Tensor, mean: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("axes", axes, persistent=False)
+        self.register_buffer("mean", mean, persistent=False)
+        self.axes: Tensor
+        self.mean: Tensor
+
+    @classmethod
+    def opponent(cls) -> Self:
+        """Brightness, red against blue, and green against both, at 1 : 1/4 : 1/8, about grey.
+
+        Ohta, Kanade and Sakai (1980) found these orthonormal axes in photographs, in this order of variance; each scale
+        is a round number of the size that is seen there.
+        """
+        axes = torch.tensor([[1.0, 1.0, -1.0], [1.0, 0.0, 2.0], [1.0, -1.0, -1.0]])
+        scales = torch.tensor([1.0, 1 / 4, 1 / 8])
+        return cls(scales * axes / axes.norm(dim=0), torch.zeros(3))
+
+    @classmethod
+    def measured(cls, natural: Tensor, margin: float = 0.01) -> Self:
+        """The mean of natural pixels and the symmetric root of their covariance, both before the sigmoid.
+
+        Args:
+            natural: (M, T, 3, H, W) in [0, 1].
+            margin: What is nearer to 0 or 1 counts as so near: there the sigmoid's inverse has no bound.
+
+        Raises:
+            TransporterError: If all pixels are alike.
+        """
+        values = natural.double().logit(margin).movedim(-3, 0).flatten(1)
+        variances, vectors = torch.linalg.eigh(values.cov(correction=0))
+        if not variances[-1] > 0:
+            msg = f"natural: all pixels of these {len(natural)} clips are alike; give natural clips"
+            raise TransporterError(msg)
+        root = vectors * variances.clamp_min(0).sqrt() @ vectors.mT
+        return cls(root.to(natural), values.mean(1).to(natural))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """u → x, both (..., 3, H, W)."""
+        return (torch.einsum("rc,...chw->...rhw", self.axes, values) + self.mean[:, None, None]).sigmoid()
+
+    def inverse(self, video: Tensor, margin: float = 0.01) -> Tensor:
+        """x → u; 0 along an axis that natural colours do not have."""
+        values = video.logit(margin) - self.mean[:, None, None]
+        return torch.einsum("cr,...rhw->...chw", torch.linalg.pinv(self.axes), values)
+
+
+def mean_magnitude(values: Tensor) -> Tensor:
+    """Mean magnitude of the clips' spectra, for videos of zero mean and unit variance in each of the three values.
+
+    Standardised once: with an ``odd_phase`` no phase changes a wave's magnitude, and by Parseval's theorem none changes
+    a video's variance.
+
+    Args:
+        values: Uncorrelated values of M clips, (M, T, 3, H, W).
+
+    Returns:
+        (T, 3, H, W // 2 + 1).
+    """
+    magnitude = spectrum(values).abs().mean(0)
+    magnitude[0, :, 0, 0] = 0
+    spread = irfftn(magnitude, s=[values.shape[axis] for axis in AXES], dim=AXES, norm="ortho").square()
+    return magnitude / spread.mean(AXES, keepdim=True).sqrt().clamp_min(torch.finfo(values.dtype).tiny)
