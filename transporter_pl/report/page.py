@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 
 import transporter_pl
-from transporter_pl.concepts.pairs import SLOT
+from transporter_pl.concepts.pairs import SLOT, Pair
 from transporter_pl.explain.explanation import Explanation, Sample
 from transporter_pl.files import replace_file
-from transporter_pl.report.figures import NEGATIVE, POSITIVE, colour_of
+from transporter_pl.report.figures import colour_of
+from transporter_pl.report.template import fill
 
 
 def write_page(
@@ -27,11 +26,11 @@ def write_page(
         filmstrip: Picture, relative to the page.
         calibration: Picture, relative to the page.
     """
-    template = Template((files("transporter_pl.report") / "page.html").read_text(encoding="utf-8"))
     pair, shown = explanation.pair, list(zip(explanation.samples, videos, strict=True))
     plain = {"negative": pair.negative, "positive": pair.positive, "filmstrip": filmstrip, "calibration": calibration}
-    text = template.substitute(
-        {name: escape(value) for name, value in plain.items()},
+    text = fill(
+        "page.html",
+        **{name: escape(value) for name, value in plain.items()},
         sentence=sentence(explanation),
         verdict=escape(explanation.sentence),
         warnings="\n".join(f'<p class="warning">{escape(text)}.</p>' for text in explanation.warnings),
@@ -39,17 +38,19 @@ def write_page(
         figures="\n".join(figure(sample, video, pair.positive) for sample, video in shown),
         rows="\n".join(_row(sample) for sample, _ in shown),
         made_with="\n".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in _foot(explanation)),
-        negative_colour=NEGATIVE,
-        positive_colour=POSITIVE,
     )
     replace_file(Path(path), lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def sentence(explanation: Explanation) -> str:
     """The caption as HTML, with both words in its slot."""
-    pair = explanation.pair
+    return contrast(explanation.pair, explanation.context)
+
+
+def contrast(pair: Pair, context: str) -> str:
+    """A context as HTML, with both words of the pair in its slot."""
     words = f'<b class="negative">{escape(pair.negative)}</b>→<b class="positive">{escape(pair.positive)}</b>'
-    return escape(explanation.context).replace(SLOT, words)
+    return escape(context).replace(SLOT, words)
 
 
 def summary(explanation: Explanation) -> str:
