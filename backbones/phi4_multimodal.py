@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import gelu
 from transformers import (
     DynamicCache,
@@ -144,6 +144,11 @@ class Phi4MultimodalAdapter(TransformersVLM):
         up = parts.img_projection_up(torch.cat(arranged, 1))
         tokens: Tensor = parts.img_projection_down(gelu(up))
         return tokens.reshape(count, -1, tokens.shape[-1])
+
+    def vision_layers(self) -> list[nn.Module]:
+        """Up to the one whose output is pooled: in the published model the last is run, and read by nothing."""
+        layers = list(self._images.img_processor.encoder.layers)
+        return layers[: range(len(layers) + 1)[self.model.config.vision_config.feature_layer]]
 
     def new_cache(self, prompt: int, answer: int) -> DynamicCache | None:
         """None where an answer may cross the length at which the rotary frequencies switch: all keys change there."""

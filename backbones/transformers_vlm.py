@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -215,3 +215,23 @@ class TransformersVLM(PromptedVLM):
         check_video(video, self.video)
         # resized and normalised as finely as a processor does; half precision would be coarser than bytes
         return self.see(video.to(torch.promote_types(self.dtype, torch.float32)))
+
+    def encode_layers(self, video: Tensor) -> tuple[Tensor, ...]:
+        """As ``encode``, with the output of every vision layer that z_Ω is made of, first to last: (B, n_l, D_l) each.
+
+        Raises:
+            TransporterError: If the clips are not of the adapter's geometry.
+        """
+        said: list[Tensor] = []
+        hooks = [layer.register_forward_hook(lambda _, __, out: said.append(out)) for layer in self.vision_layers()]
+        try:
+            tokens = self.encode(video)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        # images of all clips or one row of patches: either has the clips one after the other
+        return (*(out.reshape(len(video), -1, out.shape[-1]) for out in said), tokens)
+
+    def vision_layers(self) -> list[nn.Module]:
+        """The layers whose output z_Ω is made of; those of the language model may be among them, ``see`` runs none."""
+        return [module for module in self.model.modules() if isinstance(module, GradientCheckpointingLayer)]
