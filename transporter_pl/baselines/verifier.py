@@ -57,9 +57,11 @@ class Verifier:
         if name not in known:
             msg = f"verifier: torchvision has no video net {name!r}.{did_you_mean(name, known)} Known: "
             raise TransporterError(msg + ", ".join(known))
-        net = get_model(name, weights=None)
         try:
-            net.load_state_dict(torch.load(weights or "", map_location="cpu", weights_only=True))
+            state = torch.load(weights or "", map_location="cpu", weights_only=True)
+            with torch.device("meta"):  # no weights are drawn only to be replaced
+                net = get_model(name, weights=None)
+            net.load_state_dict(state, assign=True)
         except (OSError, RuntimeError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
             msg = f"verifier_weights: {str(weights or '')!r} can't be read as a state dict of {name}; "
             raise TransporterError(msg + "give the file that torchvision has for it") from error
