@@ -1,0 +1,106 @@
+"""Columns that the VLM answers, what it says of the videos and how it sees them, and what drawing them cost."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar
+
+from transporter_pl.evaluation.columns import Column, batches, real_clips
+from transporter_pl.metrics.similarity import EmbeddingSimilarity
+from transporter_pl.metrics.token_gain import TokenGain
+
+if TYPE_CHECKING:
+    from transporter_pl.evaluation.samples import Judged
+
+
+class Token(Column):
+    """P(token+): mean probability of the positive token for the videos' pixels, at the contrast."""
+
+    label, better, decimals = "P(token⁺)", "up", 3
+
+    def measure(self, judged: Judged) -> float:
+        """In [0, 1]."""
+        return judged.drawn.positive.float().mean().item()
+
+
+class TokenChange(Column):
+    """ΔP(token+), against the clips of ε− that the generator draws with the same seed; see ``metrics.TokenGain``."""
+
+    label, better, decimals = "ΔP(token⁺)", "up", 3
+
+    def measure(self, judged: Judged) -> float:
+        """In [-1, 1]."""
+        metric = TokenGain()
+        metric.update(judged.drawn.positive.cpu(), judged.drawn.start.cpu())
+        return float(metric.compute())
+
+
+class Similarity(Column):
+    """One figure of z_Ω of the videos against z_Ω of the real clips of ε+; see ``metrics.EmbeddingSimilarity``."""
+
+    figure: ClassVar[str]
+    temperature = 1.0
+
+    def measure(self, judged: Judged) -> float:
+        """As the metric has it."""
+        return _similarities(judged, self.temperature)[self.figure]
+
+
+class Cosine(Similarity):
+    """Cosine of the embeddings."""
+
+    figure, label, better, decimals = "cos", "cos", "up", 4
+
+
+class L1(Similarity):
+    """L1 distance of the embeddings."""
+
+    figure, label, better, decimals = "l1", "l1", "down", 4
+
+
+class L2(Similarity):
+    """L2 distance of the embeddings."""
+
+    figure, label, better, decimals = "l2", "l2", "down", 4
+
+
+class KL(Similarity):
+    """Kullback-Leibler divergence of the embeddings' softmax.
+
+    Args:
+        temperature: Of the softmax.
+    """
+
+    figure, label, better, decimals = "kl", "KL", "down", 4
+
+    def __init__(self, temperature: float = 1.0) -> None:
+        self.temperature = temperature
+        EmbeddingSimilarity(temperature)  # refuses a bad one
+
+
+class Seconds(Column):
+    """Wall-clock time of drawing one video, training left out."""
+
+    label, better, decimals = "s / video", "down", 2
+
+    def measure(self, judged: Judged) -> float:
+        """Seconds."""
+        return judged.drawn.seconds / len(judged.cases)
+
+
+class Forwards(Column):
+    """The VLM's forward passes that drawing one video took."""
+
+    label, better, decimals = "forwards / video", "down", 0
+
+    def measure(self, judged: Judged) -> float:
+        """All restarts together."""
+        return judged.drawn.forwards
+
+
+@lru_cache(maxsize=1)  # the columns of one table ask one after the other
+def _similarities(judged: Judged, temperature: float) -> dict[str, float]:
+    metric = EmbeddingSimilarity(temperature).to(judged.vlm.device)
+    for drawn, real in batches(judged.vlm.device, judged.drawn.video, real_clips(judged)):
+        metric.update(judged.vlm.encode(drawn), judged.vlm.encode(real))
+    return {name: float(value) for name, value in metric.compute().items()}
