@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 import pytest
 import torch
+from tiny_pair import Tiny
 
 from transporter_pl.loading import BackboneSpec, load_generator, load_vlm
 from transporter_pl.samples import VideoSpec
@@ -32,13 +32,6 @@ def pytest_collection_modifyitems(config, items):
         for name, reason in reasons.items():
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=reason))
-
-
-@dataclass(frozen=True)
-class Tiny:
-    generator: BackboneSpec
-    vlm: BackboneSpec
-    video: VideoSpec
 
 
 @pytest.fixture(scope="session")
