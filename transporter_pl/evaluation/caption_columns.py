@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from transporter_pl.evaluation.columns import Column, fed, wanted
-from transporter_pl.evaluation.encoders import text_encoder
+from transporter_pl.evaluation.encoders import EncoderColumn
 from transporter_pl.metrics.captions import BLEU4, METEOR, SPICE, CaptionCosine, CIDErD
-from transporter_pl.metrics.encoders import text_encoders
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -15,34 +14,20 @@ if TYPE_CHECKING:
     from transporter_pl.evaluation.samples import Judged
 
 
-class CaptionCos(Column):
-    """Cosine of the captions' embeddings.
+class CaptionCos(EncoderColumn):
+    """Cosine of the captions' embeddings."""
 
-    Args:
-        encoder: Registered name or class path of the encoder of texts.
-        path: Its weights; by default its own.
-    """
-
-    label, better, decimals = "caption cos", "up", 3
-
-    def __init__(self, encoder: str = "clip", path: str | None = None) -> None:
-        self.kind, self.name, self.path = text_encoders.get(encoder), encoder, path
-
-    @property
-    def note(self) -> str:
-        """The encoder."""
-        return f"{self.label}: {self.kind.label}"
+    label, decimals = "caption cos", 3
 
     def measure(self, judged: Judged) -> float:
         """In [-1, 1]."""
-        device = judged.vlm.device
-        return _compared(CaptionCosine(text_encoder(self.name, self.path, device)), judged)
+        return _compared(CaptionCosine(self.encoder(judged.vlm.device)), judged)
 
 
 class WordColumn(Column):
-    """A figure of words in common; a subclass names the metric that has it."""
+    """A figure of words in common, times 100; a subclass names the metric that has it."""
 
-    better, decimals = "up", 3
+    better, decimals = "up", 1
     metric: ClassVar[type[Metric]]
 
     def measure(self, judged: Judged) -> float:

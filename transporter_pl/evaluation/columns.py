@@ -12,7 +12,6 @@ from torch import Tensor
 
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.figures import Figures, Heading
-from transporter_pl.metrics.missing import MissingPart
 from transporter_pl.options import check_options
 from transporter_pl.registry import Registry
 
@@ -52,7 +51,7 @@ class Column(ABC):
         """The figure.
 
         Raises:
-            MissingPart: If it needs weights or a program that are not here.
+            TransporterError: If it can't be computed: weights or a program are not here, or the videos do not suit it.
         """
 
 
@@ -95,7 +94,7 @@ def headings(options: Options) -> tuple[Heading, ...]:
 
 @torch.no_grad()
 def measure(options: Options, judged: Judged) -> Figures:
-    """Every column's figure; one that lacks a part, or comes out as no number, is ``None`` and says why.
+    """Every column's figure; one that can't be computed, or comes out as no number, is ``None`` and says why.
 
     Args:
         options: Name or class path of every column → its options.
@@ -109,7 +108,7 @@ def measure(options: Options, judged: Judged) -> Figures:
     for name, column in new_columns(options).items():
         try:
             value = float(column.measure(judged))
-        except MissingPart as error:
+        except TransporterError as error:
             values[name], missing[name] = None, str(error)
             continue
         values[name] = value if math.isfinite(value) else None

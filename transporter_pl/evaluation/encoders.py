@@ -1,31 +1,48 @@
-"""The encoders behind the columns, each loaded once a process."""
+"""Columns that need an encoder of their own, each of which is loaded once a process."""
 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from transporter_pl.metrics.encoders import ImageTextEncoder, VideoEncoder, text_encoders, video_encoders
+from transporter_pl.evaluation.columns import Column
+from transporter_pl.metrics.encoders import ImageTextEncoder, VideoEncoder, text_encoders
+from transporter_pl.registry import Registry
 
 if TYPE_CHECKING:
     import torch
 
 
-@cache
-def video_encoder(name: str, path: str | None, device: torch.device) -> VideoEncoder:
-    """The encoder of videos of a registered name or class path, with the weights of a path, or its own.
+class EncoderColumn(Column):
+    """A column that sees with another encoder than the VLM's.
 
-    Raises:
-        MissingPart: If the weights are not here.
+    Args:
+        encoder: Registered name or class path of the encoder.
+        path: Its weights; by default its usual ones.
+
+    Attributes:
+        encoders: Where its name is looked up.
     """
-    return video_encoders.get(name).from_pretrained(path, device)
+
+    better: ClassVar[Literal["up", "down"] | None] = "up"
+    encoders: ClassVar[Registry[Any]] = text_encoders
+
+    def __init__(self, encoder: str = "clip", path: str | None = None) -> None:
+        self.kind, self.path = self.encoders.get(encoder), path
+
+    @property
+    def note(self) -> str:
+        """Whose features they are."""
+        return f"{self.label} on {self.kind.label}" + (f", {PurePath(self.path).name}" if self.path else "")
+
+    def encoder(self, device: torch.device) -> Any:  # noqa: ANN401  (of the kind that ``encoders`` has)
+        """The encoder with its weights."""
+        return _loaded(self.kind, self.path, device)
 
 
-@cache
-def text_encoder(name: str, path: str | None, device: torch.device) -> ImageTextEncoder:
-    """The encoder of images and texts, likewise.
-
-    Raises:
-        MissingPart: If the weights are not here.
-    """
-    return text_encoders.get(name).from_pretrained(path, device)
+@cache  # by the class: one that is both kinds of encoder is loaded once
+def _loaded(
+    kind: type[VideoEncoder | ImageTextEncoder], path: str | None, device: torch.device
+) -> VideoEncoder | ImageTextEncoder:
+    return kind.from_pretrained(path, device)

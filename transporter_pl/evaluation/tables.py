@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
+from operator import methodcaller
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -26,7 +27,7 @@ SPACE = re.compile(r"[ \t\r\n]+")  # a no-break space stays
 LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "[": "{[}", "]": "{]}"},
-    **{"\u00a0": "~", "|": r"\textbar{}"},
+    **{"\u00a0": "~", "‖": r"$\|$", "|": r"\textbar{}"},
     **{"<": "$<$", ">": "$>$", "±": r"$\pm$", "→": r"$\to$", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "−": "$-$"},
     **{"Δ": r"$\Delta$", "Φ": r"$\Phi$", "φ": r"$\varphi$", "ϑ": r"$\vartheta$", "ζ": r"$\zeta$", "Ω": r"$\Omega$"},
     **{"ε": r"$\varepsilon$", "Ξ": r"$\Xi$", "×": r"$\times$", "·": r"$\cdot$", "≥": r"$\geq$", "≤": r"$\leq$"},
@@ -65,7 +66,7 @@ def write_tables(out: Path, table: Table) -> None:
     data = json.dumps(table.as_dict(), indent=1, ensure_ascii=False, default=str)
     texts = {"table.json": data, "table.md": markdown(table), "table.tex": latex(table)}
     for name, text in texts.items():
-        replace_file(out / name, lambda aside, text=text: aside.write_text(text, encoding="utf-8"))
+        replace_file(out / name, methodcaller("write_text", text, encoding="utf-8"))
 
 
 def console_table(table: Table) -> ConsoleTable:

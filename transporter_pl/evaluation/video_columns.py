@@ -2,99 +2,96 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, get_args
 
+from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.columns import Column, fed, real_clips, wanted
-from transporter_pl.evaluation.encoders import text_encoder, video_encoder
+from transporter_pl.evaluation.encoders import EncoderColumn
 from transporter_pl.metrics.aesthetic import Aesthetic
 from transporter_pl.metrics.clip import CLIPGain, VideoCLIPScore
-from transporter_pl.metrics.encoders import text_encoders, video_encoders
+from transporter_pl.metrics.encoders import VideoEncoder, video_encoders
 from transporter_pl.metrics.frechet import FrechetVideoDistance
-from transporter_pl.metrics.perceptual import VideoLPIPS
+from transporter_pl.metrics.perceptual import Net, VideoLPIPS
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from transporter_pl.evaluation.samples import Judged
 
 
-class FVD(Column):
+class FVD(EncoderColumn):
     """Fréchet video distance between the videos and real clips that are none of the cases'.
 
     Args:
-        encoder: Registered name or class path of the video encoder whose features are compared.
-        path: Its weights; by default its own.
+        encoder: Registered name or class path of the video encoder.
+        path: Its weights; by default its usual ones.
     """
 
     label, better, decimals = "FVD", "down", 1
+    encoders = video_encoders
 
     def __init__(self, encoder: str = "i3d", path: str | None = None) -> None:
-        self.kind, self.name, self.path = video_encoders.get(encoder), encoder, path
-
-    @property
-    def note(self) -> str:
-        """The features."""
-        return f"FVD on {self.kind.label}"
+        super().__init__(encoder, path)
 
     def measure(self, judged: Judged) -> float:
         """In the features' units, squared."""
-        device = judged.vlm.device
-        metric = fed(
-            FrechetVideoDistance(video_encoder(self.name, self.path, device)), device, judged.references, real=True
-        )
-        return float(fed(metric, device, judged.drawn.video, real=False).compute())
+        metric = _seen(self.encoder(judged.vlm.device), judged.references)
+        metric.reset()
+        return float(fed(metric, judged.vlm.device, judged.drawn.video, real=False).compute())
 
 
 class LPIPS(Column):
     """LPIPS_v: perceptual distance to the case's own real clip of ε+, mean over frames.
 
     Args:
-        net: The net whose layers are compared.
+        net: The net whose layers are compared: ``alex``, ``vgg`` or ``squeeze``.
+
+    Raises:
+        TransporterError: If it is another.
     """
 
     label, better, decimals = "LPIPS_v", "down", 3
 
-    def __init__(self, net: Literal["alex", "vgg", "squeeze"] = "alex") -> None:
+    def __init__(self, net: Net = "alex") -> None:
+        if net not in get_args(Net):
+            msg = f"columns.lpips.net: {net!r} is none of {', '.join(get_args(Net))}; give one of them"
+            raise TransporterError(msg)
         self.net = net
-
-    def measure(self, judged: Judged) -> float:
-        """From 0 on."""
-        return float(fed(VideoLPIPS(self.net), judged.vlm.device, judged.drawn.video, real_clips(judged)).compute())
-
-
-class CLIPScore(Column):
-    """CLIP_v: 100 cos between the video and ε+, mean over frames.
-
-    Args:
-        encoder: Registered name or class path of the encoder of images and texts.
-        path: Its weights; by default its own.
-    """
-
-    label, better, decimals = "CLIP_v", "up", 2
-
-    def __init__(self, encoder: str = "clip", path: str | None = None) -> None:
-        self.kind, self.name, self.path = text_encoders.get(encoder), encoder, path
 
     @property
     def note(self) -> str:
-        """The encoder."""
-        return f"{self.label} on {self.kind.label}"
+        """The net."""
+        return f"LPIPS_v with the net {self.net!r}"
+
+    def measure(self, judged: Judged) -> float:
+        """From 0 on."""
+        metric = _lpips(self.net)
+        metric.reset()
+        return float(fed(metric, judged.vlm.device, judged.drawn.video, real_clips(judged)).compute())
+
+
+class CLIPScore(EncoderColumn):
+    """CLIP_v: 100 cos between the video and ε+, mean over frames."""
+
+    label = "CLIP_v"
 
     def measure(self, judged: Judged) -> float:
         """In [-100, 100]."""
         device = judged.vlm.device
-        metric = VideoCLIPScore(text_encoder(self.name, self.path, device))
-        return float(fed(metric, device, judged.drawn.video, wanted(judged)).compute())
+        return float(fed(VideoCLIPScore(self.encoder(device)), device, judged.drawn.video, wanted(judged)).compute())
 
 
-class CLIPChange(CLIPScore):
-    """ΔCLIP_v, against the clip of ε− that the generator draws with the same seed; see ``metrics.CLIPGain``."""
+class CLIPChange(EncoderColumn):
+    """ΔCLIP_v, against the clip of ε− that the generator draws with the same seed; see ``metrics.clip.CLIPGain``."""
 
     label = "ΔCLIP_v"
 
     def measure(self, judged: Judged) -> float:
         """In [-200, 200]."""
         device = judged.vlm.device
-        metric = CLIPGain(text_encoder(self.name, self.path, device))
-        return float(fed(metric, device, judged.drawn.video, judged.start, wanted(judged)).compute())
+        seen = judged.drawn.video, judged.start, wanted(judged)
+        return float(fed(CLIPGain(self.encoder(device)), device, *seen).compute())
 
 
 class AestheticScore(Column):
@@ -112,4 +109,24 @@ class AestheticScore(Column):
 
     def measure(self, judged: Judged) -> float:
         """From 1 to 10, as people rated pictures."""
-        return float(fed(Aesthetic(self.head, self.clip), judged.vlm.device, judged.drawn.video).compute())
+        metric = _aesthetic(self.head, self.clip)
+        metric.reset()
+        return float(fed(metric, judged.vlm.device, judged.drawn.video).compute())
+
+
+@lru_cache(maxsize=1)  # the cells of a table share their references, and to see them takes longest
+def _seen(encoder: VideoEncoder, references: Tensor) -> FrechetVideoDistance:
+    """A metric that has seen the references, and keeps them when it is reset."""
+    metric = FrechetVideoDistance(encoder)
+    metric.reset_real_features = False
+    return fed(metric, encoder.device, references, real=True)
+
+
+@cache  # these two load their nets themselves
+def _lpips(net: Net) -> VideoLPIPS:
+    return VideoLPIPS(net)
+
+
+@cache
+def _aesthetic(head: str, clip: str) -> Aesthetic:
+    return Aesthetic(head, clip)

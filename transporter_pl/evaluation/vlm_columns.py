@@ -24,7 +24,7 @@ class Token(Column):
 
 
 class TokenChange(Column):
-    """ΔP(token+), against the clips of ε− that the generator draws with the same seed; see ``metrics.TokenGain``."""
+    """ΔP(token+), against the clips of ε− that the generator draws with the same seed; see ``metrics.token_gain``."""
 
     label, better, decimals = "ΔP(token⁺)", "up", 3
 
@@ -36,10 +36,10 @@ class TokenChange(Column):
 
 
 class Similarity(Column):
-    """One figure of z_Ω of the videos against z_Ω of the real clips of ε+; see ``metrics.EmbeddingSimilarity``."""
+    """One figure of z_Ω of the videos against z_Ω of the real clips of ε+; see ``metrics.similarity``."""
 
     figure: ClassVar[str]
-    temperature = 1.0
+    temperature: float = 1.0
 
     def measure(self, judged: Judged) -> float:
         """As the metric has it."""
@@ -47,35 +47,41 @@ class Similarity(Column):
 
 
 class Cosine(Similarity):
-    """Cosine of the embeddings."""
+    """Cosine of the tokens."""
 
-    figure, label, better, decimals = "cos", "cos", "up", 4
+    figure, label, better, decimals = "cos", "cos", "up", 3
 
 
 class L1(Similarity):
-    """L1 distance of the embeddings."""
+    """L1 distance of the tokens, relative to the real clip's."""
 
-    figure, label, better, decimals = "l1", "l1", "down", 4
+    figure, label, better, decimals = "l1", "l1", "down", 3
+    note = "l1 and l2 are relative to the norm of the real clip's tokens"
 
 
 class L2(Similarity):
-    """L2 distance of the embeddings."""
+    """L2 distance of the tokens, relative to the real clip's."""
 
-    figure, label, better, decimals = "l2", "l2", "down", 4
+    figure, label, better, decimals = "l2", "l2", "down", 3
+    note = L1.note
 
 
 class KL(Similarity):
-    """Kullback-Leibler divergence of the embeddings' softmax.
+    """KL(real ‖ generated) of the tokens' softmax over features, in nats.
 
     Args:
         temperature: Of the softmax.
     """
 
-    figure, label, better, decimals = "kl", "KL", "down", 4
+    figure, label, better, decimals = "kl", "KL", "down", 3
 
     def __init__(self, temperature: float = 1.0) -> None:
-        self.temperature = temperature
-        EmbeddingSimilarity(temperature)  # refuses a bad one
+        self.temperature = EmbeddingSimilarity(temperature).temperature  # which refuses a bad one
+
+    @property
+    def note(self) -> str:
+        """Direction and temperature."""
+        return f"KL(real ‖ generated) of the softmax over a token's features, temperature {self.temperature:g}"
 
 
 class Seconds(Column):
