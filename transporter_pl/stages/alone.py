@@ -30,6 +30,7 @@ def train_alone(
     device: torch.device,
     data: L.LightningDataModule | None = None,
     max_steps: int = -1,
+    accumulate: int = 1,
     gradient_clip_val: float | None = None,
 ) -> tuple[float, int]:
     """Train to the end, from where an interrupted call was.
@@ -43,6 +44,7 @@ def train_alone(
         device: Where.
         data: Its data.
         max_steps: Optimiser steps; -1 leaves it to the stage.
+        accumulate: Batches a step.
         gradient_clip_val: Largest norm of the gradients.
 
     Returns:
@@ -55,6 +57,7 @@ def train_alone(
             devices=1 if device.index is None else [device.index],
             max_steps=max_steps,
             max_epochs=-1 if data is not None else 1,
+            accumulate_grad_batches=accumulate,
             gradient_clip_val=gradient_clip_val,
             limit_val_batches=0,
             logger=False,

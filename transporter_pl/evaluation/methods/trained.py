@@ -35,7 +35,8 @@ class Trained(Method):
     Args:
         network: Options of Φ, the transport among them.
         steps: Optimiser steps of Φ.
-        batch_size: Clips a step.
+        batch_size: Clips at once.
+        accumulate: Batches a step.
         lr: Peak learning rate.
         warmup: Steps of linear warm-up; cosine decay to 0 follows.
         concepts: Options of ``ConceptStage``, the divergence among them; pairs, models and seed are the table's.
@@ -52,19 +53,21 @@ class Trained(Method):
         network: Mapping[str, Any] | None = None,
         steps: int = 1000,
         batch_size: int = 16,
+        accumulate: int = 1,
         lr: float = 1e-3,
         warmup: int = 100,
         concepts: Mapping[str, Any] | None = None,
         phi: float = 1.0,
     ) -> None:
-        check_counts(steps=steps, batch_size=batch_size)
+        check_counts(steps=steps, batch_size=batch_size, accumulate=accumulate)
         check_not_negative(lr=lr, warmup=warmup)
         try:
             self.network = CouplingOptions(**(network or {}))
         except TypeError as error:
             msg = f"options.network: {error}; give options of Φ"
             raise TransporterError(msg) from error
-        self.steps, self.batch_size, self.lr, self.warmup, self.phi = steps, batch_size, lr, warmup, phi
+        self.steps, self.batch_size, self.accumulate = steps, batch_size, accumulate
+        self.lr, self.warmup, self.phi = lr, warmup, phi
         self.concepts: dict[str, Any] = {"calibration_seeds": 0, **(concepts or {})}
 
     def check(self, explained: Explained, setup: Setup) -> None:
@@ -76,6 +79,10 @@ class Trained(Method):
         super().check(explained, setup)
         CouplingNetwork(CouplingConfig.of(self._data(explained).shapes, self.network))
         self._concepts(explained, setup, "", 0)
+        bare = next((pair for pair in setup.pairs if not pair.contexts), None)
+        if bare is not None and self.concepts.get("trajectory", "generated") == "generated":
+            msg = f"pairs: {bare.name!r} has no scene in which its concept is learned; give templates, such as "
+            raise TransporterError(msg + "an oval moves {left|right}, or contexts")
 
     def draw(self, studio: Studio, cases: tuple[Case, ...], seed: int, folder: Path) -> Drawn:
         """The videos, (K, T, 3, H, W)."""
@@ -97,13 +104,13 @@ class Trained(Method):
                 L.seed_everything(seed, verbose=False)  # the clips' order is the seed's too, the same for all variants
                 data, export = self._data(studio.explained), str(folder / "coupling")
                 stage = CouplingStage(data.shapes, self.network, lr=self.lr, warmup=self.warmup, export=export)
-                train_alone(stage, folder, studio.device, data, self.steps, gradient_clip_val=1.0)
+                train_alone(stage, folder, studio.device, data, self.steps, self.accumulate, 1.0)
                 forget(folder)
         return folder / "coupling"
 
     def _name(self, explained: Explained) -> str:
         """A name that stands for everything that Φ depends on besides its seed."""
-        schedule = self.steps, self.batch_size, self.lr, self.warmup
+        schedule = self.steps, self.batch_size, self.accumulate, self.lr, self.warmup
         made_from = {"network": asdict(self.network), "vlm": asdict(explained.vlm), "cache": explained.cache}
         settings = {**made_from, "schedule": schedule}
         return f"{self.network.transport.rpartition('.')[2]}-{digest_of(settings)}"
