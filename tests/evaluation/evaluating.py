@@ -1,5 +1,6 @@
-"""What the tests of an evaluation share: captions, a column and methods of their own, and the command as users call it."""
+"""What the tests of an evaluation share: captions, a column and methods, and the command as users call it."""
 
+import os
 import tempfile
 
 import yaml
@@ -31,6 +32,15 @@ class Failing(Method):
         if seed == 0:
             msg = "no brush"
             raise RuntimeError(msg)
+        return Real().draw(studio, cases, seed, folder)
+
+
+class Dying(Method):
+    """Takes its process with it, with seed 1."""
+
+    def draw(self, studio, cases, seed, folder):
+        if seed == 1:
+            os._exit(3)
         return Real().draw(studio, cases, seed, folder)
 
 

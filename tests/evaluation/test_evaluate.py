@@ -1,11 +1,23 @@
 """``transporter evaluate`` as a user runs it: what it leaves, what it takes up again, what it refuses and when."""
 
 import json
+import multiprocessing
+import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean, stdev
 
 import pytest
+import torch
 from evaluating import evaluate
+from safetensors.torch import load_file
+
+from transporter_pl.concepts.bank import ConceptBank
+from transporter_pl.evaluation.cells import held
+from transporter_pl.evaluation.methods.generator import Generator
+
+JOBS = [f"tiny/{row}/seed{seed}" for seed in range(2) for row in ("real", "generator", "ours")]
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +28,191 @@ def first(settings, tmp_path_factory):
     return out
 
 
-def test_x(first):
-    print(*first.rglob("*"), sep="\n")
-    print((first / "a-table/table.md").read_text())
-    print((first / "tiny/ours/seed0/drawn.json").read_text())
-    print((first / "tiny/ours/seed0/figures.json").read_text())
+@pytest.fixture
+def again(settings, first, tmp_path):
+    """The same config over a copy of all that the first call left."""
+    return {**settings, "out": str(shutil.copytree(first, tmp_path / "out"))}
+
+
+@pytest.fixture
+def bare(settings, tmp_path):
+    """Meanwhile the generator has no weights: whoever loads it, fails."""
+    source = Path(settings["generator"]["path"])
+    hidden = shutil.move(source, tmp_path / "hidden")
+    shutil.copytree(hidden, source, ignore=shutil.ignore_patterns("*.safetensors"))
+    yield
+    shutil.rmtree(source)
+    shutil.move(hidden, source)
+
+
+def stamps(out):
+    """When every cell's files were written."""
+    files = (file for job in JOBS for file in (Path(out) / job).iterdir() if not file.name.startswith("."))
+    return {file.relative_to(out): file.stat().st_mtime_ns for file in files}
+
+
+def table(out):
+    return json.loads((Path(out) / "a-table" / "table.json").read_text())
+
+
+def pixels(out):
+    return {job: load_file(Path(out) / job / "drawn.safetensors")["video"] for job in JOBS}
+
+
+def test_every_cell_leaves_its_videos_and_its_figures(first, settings):
+    for job in JOBS:
+        folder = first / job
+        video = load_file(folder / "drawn.safetensors")["video"]
+        assert video.dtype == torch.uint8
+        assert video.shape == (2, 5, 3, 32, 32)
+        facts = json.loads((folder / "drawn.json").read_text())["facts"]
+        assert len(facts["captions"]) == len(facts["positive"]) == len(facts["start"]) == 2
+        assert list(json.loads((folder / "figures.json").read_text())) == ['["evaluating.Brightness", {}]']
+    starts = {tuple(json.loads((first / job / "drawn.json").read_text())["facts"]["start"]) for job in JOBS}
+    assert len(starts) == 2  # a seed's is every row's
+
+
+def test_the_table_is_of_the_cells(first):
+    said = table(first)
+    assert said["rows"] == {"real": "real clips", "generator": "generator", "ours": "ours"}
+    assert said["reference_rows"] == ["real", "generator"]
+    ours = [cell["figures"]["values"]["evaluating.Brightness"] for cell in said["cells"] if cell["row"] == "ours"]
+    spread = said["spreads"]["tiny"]["ours"]["evaluating.Brightness"]
+    assert spread == {"mean": pytest.approx(fmean(ours)), "deviation": pytest.approx(stdev(ours)), "count": 2}
+    assert said["settings"]["rows"]["ours"]["options"] == {"phi": 0.5}
+    assert said["settings"]["pairs"] == ["left:right"]
+    assert {"table.md", "table.tex", "index.html"} <= {file.name for file in (first / "a-table").iterdir()}
+    assert (first / "a-table" / "tiny" / "left_right" / "index.html").is_file()
+
+
+@pytest.mark.usefixtures("bare")
+def test_a_second_call_draws_nothing_and_loads_nothing(again):
+    before = stamps(again["out"])
+    assert evaluate(again) == 0
+    assert stamps(again["out"]) == before
+
+
+def test_an_interrupted_call_goes_on(settings, first, tmp_path, monkeypatch):
+    monkeypatch.setattr(Generator, "draw", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    out = tmp_path / "out"
+    assert evaluate({**settings, "out": str(out)}) == 130
+    before = {file: file.stat().st_mtime_ns for file in out.glob("tiny/real/seed0/[!.]*")}
+    assert len(before) == 3  # one was done
+    assert not (out / "tiny" / "generator" / "seed0" / "drawn.json").exists()
+    monkeypatch.undo()
+    assert evaluate({**settings, "out": str(out)}) == 0
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert all(torch.equal(video, pixels(first)[job]) for job, video in pixels(out).items())
+
+
+def test_two_processes_give_the_same_though_one_dies(settings, first, tmp_path, capsys):
+    rows = {"bad": {"method": "evaluating.Dying"}, **settings["rows"]}
+    assert evaluate({**settings, "rows": rows, "out": str(tmp_path), "processes": 2}) == 2
+    assert "error: rows: tiny, bad, seed 1: its process ended with exit code 3. The others" in capsys.readouterr().err
+    assert all(torch.equal(video, pixels(first)[job]) for job, video in pixels(tmp_path).items())
+    spreads = table(tmp_path)["spreads"]["tiny"]
+    assert {row: spreads[row] for row in settings["rows"]} == table(first)["spreads"]["tiny"]
+    assert spreads["bad"]["evaluating.Brightness"]["count"] == 1
+    assert not multiprocessing.active_children()
+
+
+def test_a_row_that_fails_does_not_lose_the_others(again, capsys):
+    rows = {"bad": {"method": "evaluating.Failing"}, **again["rows"]}
+    assert evaluate({**again, "rows": rows}) == 2
+    said = capsys.readouterr().err
+    assert "error: rows: tiny, bad, seed 0: RuntimeError: no brush. The others are done; the same call tries" in said
+    folder = Path(again["out"]) / "tiny" / "bad"
+    assert "in draw" in (folder / "seed0" / "error.txt").read_text()
+    assert (folder / "seed1" / "drawn.json").is_file()
+    assert table(again["out"])["spreads"]["tiny"]["bad"]["evaluating.Brightness"]["count"] == 1
+
+
+def test_other_columns_take_the_drawings_over(again):
+    before = {file: when for file, when in stamps(again["out"]).items() if file.name != "figures.json"}
+    columns = {"evaluating.Brightness": {"scale": 2.0}}
+    assert evaluate({**again, "columns": columns, "title": "Twice"}) == 0
+    assert {file: when for file, when in stamps(again["out"]).items() if file in before} == before
+    twice = json.loads((Path(again["out"]) / "twice" / "table.json").read_text())["spreads"]["tiny"]
+    once = table(again["out"])["spreads"]["tiny"]
+    for row, figures in twice.items():
+        assert figures["evaluating.Brightness"]["mean"] == pytest.approx(2 * once[row]["evaluating.Brightness"]["mean"])
+    assert evaluate(again) == 0
+
+
+def test_a_cell_that_another_call_is_at_is_left_to_it(again, capsys):
+    folder = Path(again["out"]) / "tiny" / "real" / "seed1"
+    (folder / "drawn.json").unlink()
+    with held(folder):
+        assert evaluate(again) == 0
+    assert "1 of 6 cells are under way in another call" in capsys.readouterr().out
+    assert not (folder / "drawn.json").exists()
+
+
+def test_broken_reference_clips_are_told(settings, clips, tmp_path, capsys):
+    data = shutil.copytree(clips, tmp_path / "clips")
+    (data / "0.mp4").write_bytes(b"no video")
+    init = {**settings["data"]["init_args"], "root": str(data), "captions_file": str(data / "captions.csv")}
+    given = {"data": {**settings["data"], "init_args": init}, "rows": {"real": {"method": "real"}}, "seeds": 1}
+    assert evaluate({**settings, **given, "out": str(tmp_path / "out")}) == 0
+    assert "references: 0: video: " in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 3}, "error: steps: '.*drawn.json' was made with 2, not 3; give another folder as out"),
+        ({"scenes": 1}, "error: cases.1.id: .* was made with '7', not None"),
+        ({"references": 2}, "error: references: .* was made with '3 clips, .*', not '2 clips"),
+        ({"rows": {"ours": {"method": "transporter"}}}, "error: options.phi: .* was made with 0.5, not None"),
+        ({"rows": {"ours": {"method": "generator"}}}, "error: method: .* was made with 'transporter', not 'generator'"),
+        ({"seeds": 0}, "error: seeds: 0 is too small"),
+        ({"processes": 0}, "error: processes: 0 is too small"),
+        ({"out": __file__}, "error: out: .* is a file; give a folder"),
+        ({"columns": {}}, "error: columns: none is given"),
+        ({"columns": {"evaluating.Darkness": {}}}, "error: columns: 'evaluating.Darkness' can't be imported"),
+        ({"pairs": []}, "error: pairs: none; give at least one"),
+        ({"pairs": ["left"]}, "error: pair: 'left' is not two words"),
+        (
+            {"pairs": ["red:blue"], "rows": {"it": {"method": "real"}}},
+            "error: scenes: 2 of each pair, but of red:blue there are 0",
+        ),
+        ({"rows": {}}, "error: rows: none"),
+        ({"vlms": {}}, "error: vlms: none"),
+        ({"title": "!"}, "error: title: '!' names the folder of the table"),
+        ({"rows": {"../ours": {"method": "real"}}}, "error: rows: '../ours' names a folder"),
+        (
+            {"vlms": {"starts": {"vlm": {"name": "a", "path": "b"}}}},
+            "error: vlms: 'starts' names a folder; .* are taken",
+        ),
+        ({"rows": {"it": {"method": "rael"}}}, "error: rows.it: methods: unknown name 'rael'. Did you mean 'real'"),
+        (
+            {"rows": {"it": {"method": "real", "options": {"a": 1}}}},
+            "error: rows.it: options: 'real' has no option 'a'",
+        ),
+        ({"device": "cuda:99"}, "error: device: 'cuda:99' is not there"),
+    ],
+)
+def test_bad_input_is_refused_before_weights_are_loaded(again, change, message, capsys):
+    before = stamps(again["out"])
+    assert evaluate({**again, **change}) == 2
+    assert re.match(message, capsys.readouterr().err)
+    assert stamps(again["out"]) == before
+
+
+def test_a_row_that_lacks_what_it_needs_is_refused(again, tiny, capsys):
+    vlms = {**again["vlms"], "plain": {"vlm": asdict(tiny.vlm)}}
+    assert evaluate({**again, "vlms": vlms}) == 2
+    assert capsys.readouterr().err.startswith("error: rows.ours with vlms.plain: coupling: none is given")
+
+
+def test_a_phi_that_was_trained_anew_is_another_setting(again, tmp_path, capsys):
+    mine = again["vlms"]["tiny"]
+    bank = shutil.copytree(mine["concepts"], tmp_path / "bank")
+    vlms = {"tiny": {**mine, "concepts": str(bank)}}
+    assert evaluate({**again, "vlms": vlms}) == 0  # moved, and the same
+    found = ConceptBank.from_pretrained(bank)
+    found.entries[0].vector.mul_(2)
+    found.save(bank)
+    assert evaluate({**again, "vlms": vlms}) == 2
+    assert capsys.readouterr().err.startswith("error: concepts: '")

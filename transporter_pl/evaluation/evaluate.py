@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import torch
 from rich.console import Console
@@ -14,18 +15,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transporter_pl.concepts.pairs import Pair, pairs_of
 from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.evaluation.cases import Source
-from transporter_pl.evaluation.cells import forget_missing
+from transporter_pl.evaluation.cells import forget_missing, stored
 from transporter_pl.evaluation.columns import check_columns
 from transporter_pl.evaluation.figures import Table
 from transporter_pl.evaluation.plan import Plan
 from transporter_pl.evaluation.setup import Explained, Row, Setup
-from transporter_pl.evaluation.studio import STARTS
+from transporter_pl.evaluation.studio import STARTS, shared_settings, starts_folder
 from transporter_pl.evaluation.tables import console_table, write_tables
 from transporter_pl.evaluation.work import Event, spread_work, work
 from transporter_pl.files import check_folder
 from transporter_pl.loading import BackboneSpec, find_device, pair_shapes
+from transporter_pl.report.comparison import INDEX, write_pages
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # of a VLM or a row: it becomes a folder's
+TAKEN = STARTS, "trained"  # the second is of methods that train: what their rows share
 
 
 def evaluate(
@@ -81,7 +84,7 @@ def evaluate(
     check_columns(columns)
     check_folder("out", out)
     setup = Setup(generator, data.video, tuple(pairs_of(pairs)), steps, batch_size)
-    plan = Plan(title, data, setup, vlms, rows, columns, scenes, seeds, references, out)
+    plan = Plan(title, data, setup, vlms, rows, columns, scenes, seeds, references, out, uuid4().hex)
     _check_names(plan)
     _check_rows(plan)
     places = _places(device, processes)
@@ -98,14 +101,14 @@ def _check_names(plan: Plan) -> None:
         if not given:
             msg = f"{field}: none; give at least one"
             raise TransporterError(msg)
-    if not plan.folder.name:
+    if not plan.slug:
         msg = f"title: {plan.title!r} names the folder of the table; give it a letter or a digit"
         raise TransporterError(msg)
     for field, names in (("vlms", plan.vlms), ("rows", plan.rows)):
         for name in names:
-            if not NAME.fullmatch(name) or name in {STARTS, plan.folder.name}:
-                msg = f"{field}: {name!r} names a folder; use letters, digits, _, . and -, and neither {STARTS!r} nor "
-                raise TransporterError(msg + "the title")
+            if not NAME.fullmatch(name) or name in {*TAKEN, plan.slug}:
+                msg = f"{field}: {name!r} names a folder; use letters, digits, _, . and -, and none of "
+                raise TransporterError(msg + f"{', '.join(TAKEN)} and {plan.slug}, which are taken")
 
 
 def _check_rows(plan: Plan) -> None:
@@ -118,6 +121,8 @@ def _check_rows(plan: Plan) -> None:
             except TransporterError as error:
                 msg = f"rows.{key} with vlms.{name}: {error}"
                 raise TransporterError(msg) from error
+    for seed in range(plan.seeds):
+        stored(starts_folder(plan.out, seed), shared_settings(plan.setup, plan.selection.cases, seed))
     for job in plan.jobs:
         plan.is_done(job)
 
@@ -134,6 +139,7 @@ def _carry_out(plan: Plan, places: list[torch.device], console: Console) -> list
         forget_missing(job.folder)
     if all(map(plan.is_done, plan.jobs)):
         return []
+    (plan.folder / INDEX).unlink(missing_ok=True)  # of what was there before
     events = work(plan, places[0]) if len(places) == 1 else spread_work(plan, places)
     failed: dict[str, str] = {}
     for event in _shown(events, plan, console):
@@ -173,10 +179,13 @@ def _finish(plan: Plan, failed: list[str], console: Console) -> Table:
     Raises:
         TransporterError: If cells failed.
     """
-    table = plan.table()
+    table, file, index = plan.table(), plan.folder / "table.json", plan.folder / INDEX
+    before = file.read_bytes() if file.is_file() else b""
     write_tables(plan.folder, table)
+    if file.read_bytes() != before or not index.is_file():
+        write_pages(plan.folder, plan.pages(), table)
     console.print(console_table(table))
-    console.print(f"written to {plan.folder}", soft_wrap=True)
+    console.print(f"written to {plan.folder}; side by side in {index}", soft_wrap=True)
     if failed:
         msg = f"rows: {'; '.join(failed)}. The others are done; the same call tries these again"
         raise TransporterError(msg)

@@ -10,14 +10,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.cases import Selection, Source, choose
-from transporter_pl.evaluation.cells import stored, stored_figures
+from transporter_pl.evaluation.cells import stored, stored_figures, stored_video
 from transporter_pl.evaluation.columns import headings
 from transporter_pl.evaluation.figures import Cell, Table, versions
 from transporter_pl.evaluation.methods.base import Method, new_method
+from transporter_pl.evaluation.methods.real import Real
+from transporter_pl.evaluation.samples import Drawn
 from transporter_pl.evaluation.setup import Explained, Row, Setup
-from transporter_pl.evaluation.studio import plain_spec, shared_settings
+from transporter_pl.evaluation.studio import plain_spec, shared_settings, starts_folder
+from transporter_pl.report.comparison import Comparison, compare
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Plan:
         seeds: Number of seeds.
         references: Reference clips.
         out: Folder of everything.
+        call: Name of the call, of which there is no other.
     """
 
     title: str
@@ -71,11 +77,17 @@ class Plan:
     seeds: int
     references: int
     out: Path
+    call: str
+
+    @property
+    def slug(self) -> str:
+        """The title in letters, digits and dashes."""
+        return re.sub(r"\W+", "-", self.title).strip("-").lower()
 
     @property
     def folder(self) -> Path:
-        """Folder of the table: its title in letters, digits and dashes."""
-        return self.out / re.sub(r"\W+", "-", self.title).strip("-").lower()
+        """Folder of the table."""
+        return self.out / self.slug
 
     @cached_property
     def selection(self) -> Selection:
@@ -118,6 +130,26 @@ class Plan:
             return False
         return len(stored_figures(job.folder, self.columns).values) == len(self.columns)
 
+    def drawn(self, job: Job) -> Drawn:
+        """What a cell holds that is drawn."""
+        facts: dict[str, Any] = stored(job.folder, job.settings) or {}
+        said = {**facts, "captions": tuple(facts["captions"])}
+        said |= {name: torch.tensor(facts[name]) for name in ("positive", "start")}
+        return Drawn(stored_video(job.folder), **said)
+
+    def pages(self) -> list[Comparison]:
+        """What all rows have drawn so far with the first seed, side by side."""
+        found: list[Comparison] = []
+        for name in self.vlms:
+            first = [job for job in self.jobs if (job.vlm, job.seed) == (name, 0) and self.is_done(job)]
+            drawn = {job.row: self.drawn(job) for job in first}
+            real = next((drawn.pop(key) for key in list(drawn) if isinstance(self.methods[key], Real)), None)
+            labelled = {self.rows[key].label or key: one for key, one in drawn.items()}
+            if labelled:
+                start = stored_video(starts_folder(self.out, 0))
+                found += compare(name, self.selection.cases, start, labelled, self.setup.video.fps, real)
+        return found
+
     def table(self) -> Table:
         """What is done so far."""
         cells = []
@@ -138,10 +170,9 @@ class Plan:
     def _settings(self, vlm: str, row: str, seed: int) -> dict[str, Any]:
         """All that a drawing depends on, as JSON holds it."""
         method, shared = self.rows[row], shared_settings(self.setup, self.selection.cases, seed)
-        trained = {need: self._contents[vlm, need] for need in self.methods[row].needs}
-        model = plain_spec(self.vlms[vlm].vlm)
-        drawn = {"vlm": model, "method": method.method, "options": method.options, **trained}
-        return {**shared, **drawn, "references": self._references}
+        trained: dict[str, Any] = {need: self._contents[vlm, need] for need in self.methods[row].needs}
+        drawn = {"vlm": plain_spec(self.vlms[vlm].vlm), "method": method.method, "options": method.options}
+        return {**shared, **drawn, **trained, "references": self._references}
 
     @cached_property
     def _contents(self) -> dict[tuple[str, str], str]:
@@ -161,13 +192,14 @@ class Plan:
 
     def _told(self) -> dict[str, Any]:
         """The settings as a reader of the table wants them."""
-        chosen = {"scenes": self.scenes, "seeds": self.seeds, "references": self._references}
-        pairs = [pair.name for pair in self.setup.pairs]
         return {
-            **{**asdict(self.setup), "pairs": pairs},
-            **chosen,
+            **asdict(self.setup),
+            "pairs": [pair.name for pair in self.setup.pairs],
+            "scenes": self.scenes,
+            "seeds": self.seeds,
+            "references": self._references,
             "vlms": {name: asdict(explained) for name, explained in self.vlms.items()},
-            "rows": {name: asdict(row) for name, row in self.rows.items()},
+            "rows": {key: asdict(row) for key, row in self.rows.items()},
             "columns": self.columns,
         }
 

@@ -120,11 +120,11 @@ class Studio:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (K, C, T', H', W') → videos (K, T, 3, H, W) in [0, 1] on the CPU."""
-        return torch.cat([self.generator.decode(z).float().cpu() for z in latents.split(self.batch_size)])
+        return torch.cat([self.generator.decode(z).float().cpu() for z in torch.split(latents, self.batch_size)])
 
     def starts(self, cases: tuple[Case, ...], seed: int) -> Tensor:
         """The clips of ε− that the generator draws, (K, T, 3, H, W), the same for all rows and VLMs; kept in a file."""
-        folder, settings = self.out / STARTS / f"seed{seed}", shared_settings(self.setup, cases, seed)
+        folder, settings = starts_folder(self.out, seed), shared_settings(self.setup, cases, seed)
         with held(folder, wait=True):
             if stored(folder, settings) is None:
                 condition = self.conditions([case.captions[0] for case in cases])
@@ -142,7 +142,7 @@ class Studio:
         """
         contrasts = [Contrast.of(self.vlm, case.pair, case.context) for case in cases]
         found = []
-        for rows in torch.arange(len(cases)).split(self.batch_size):
+        for rows in torch.split(torch.arange(len(cases)), self.batch_size):
             some = [contrasts[row] for row in rows.tolist()]
             tokens = self.vlm.encode(quantised(video[rows]).to(self.vlm.device))
             probs = self.vlm.logits(tokens, None, [contrast.prefix for contrast in some]).float().softmax(-1).cpu()
@@ -152,7 +152,7 @@ class Studio:
     @torch.no_grad()
     def captions(self, video: Tensor) -> tuple[str, ...]:
         """What the VLM says of videos (K, T, 3, H, W) as they are kept."""
-        parts = quantised(video).split(self.batch_size)
+        parts = torch.split(quantised(video), self.batch_size)
         return tuple(said for part in parts for said in self.vlm.caption(self.vlm.encode(part.to(self.vlm.device))))
 
     def drawn(
@@ -177,6 +177,11 @@ class Studio:
         positive, start = (self.probabilities(clips, cases) for clips in (video, self.starts(cases, seed)))
         said = self.captions(video) if captions is None else captions
         return Drawn(quantised(video), said, positive, start, seconds, forwards)
+
+
+def starts_folder(out: Path, seed: int) -> Path:
+    """Where ``Studio.starts`` keeps the clips of a seed."""
+    return out / STARTS / f"seed{seed}"
 
 
 def shared_settings(setup: Setup, cases: tuple[Case, ...], seed: int) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.cases import read_references
-from transporter_pl.evaluation.cells import add_figures, held, store, stored, stored_figures, stored_video
+from transporter_pl.evaluation.cells import add_figures, held, store, stored, stored_figures
 from transporter_pl.evaluation.columns import measure
 from transporter_pl.evaluation.plan import Job, Plan
 from transporter_pl.evaluation.samples import Drawn, Judged
@@ -51,22 +51,29 @@ def work(plan: Plan, device: torch.device) -> Iterator[Event]:
         studio = Studio(plan.setup, explained, generator, references, plan.out, device)
         for job in (job for job in plan.jobs if job.vlm == name):
             with held(job.folder) as mine:
-                if mine and not plan.is_done(job):
+                if mine and not plan.is_done(job) and not _was_tried(plan, job):
                     yield Event("begun", job.name)
                     yield _tried(plan, job, studio)
             yield from (Event("note", "references", notes.pop()) for _ in list(notes))
 
 
+def _was_tried(plan: Plan, job: Job) -> bool:
+    """Whether another process of this call has failed at a cell, or died of it: one more would, too."""
+    file = job.folder / ERROR
+    return file.is_file() and file.read_text(encoding="utf-8").startswith(plan.call)
+
+
 def _tried(plan: Plan, job: Job, studio: Studio) -> Event:
     """Do one cell; whatever goes wrong is that cell's alone, and its traceback stays in the folder."""
     file = job.folder / ERROR
+    file.write_text(f"{plan.call}\nthe process ended in the midst of it\n", encoding="utf-8")
     try:
         _perform(plan, job, studio)
     except Exception as error:
-        file.write_text(traceback.format_exc(), encoding="utf-8")
+        file.write_text(f"{plan.call}\n{traceback.format_exc()}", encoding="utf-8")
         kind = "" if isinstance(error, TransporterError) else f"{type(error).__name__}: "
         return Event("failed", job.name, f"{kind}{error}")
-    file.unlink(missing_ok=True)
+    file.unlink()
     return Event("done", job.name)
 
 
@@ -75,19 +82,11 @@ def _perform(plan: Plan, job: Job, studio: Studio) -> None:
     if stored(job.folder, job.settings) is None:
         drawn = plan.methods[job.row].draw(studio, cases, job.seed, job.folder)
         store(job.folder, job.settings, drawn.video, _facts(drawn))
-    drawn = drawn_of(job)
+    drawn = plan.drawn(job)
     known = stored_figures(job.folder, plan.columns).values
     asked = {name: options for name, options in plan.columns.items() if name not in known}
     judged = Judged(cases, drawn, studio.starts(cases, job.seed), studio.references, studio.vlm)
     add_figures(job.folder, asked, measure(asked, judged))
-
-
-def drawn_of(job: Job) -> Drawn:
-    """What a cell holds, which is done."""
-    facts: dict[str, Any] = stored(job.folder, job.settings) or {}
-    said = {**facts, "captions": tuple(facts["captions"])}
-    said |= {name: torch.tensor(facts[name]) for name in ("positive", "start")}
-    return Drawn(stored_video(job.folder), **said)
 
 
 def _facts(drawn: Drawn) -> dict[str, Any]:
@@ -131,14 +130,16 @@ def _heard(crew: Mapping[Connection, BaseProcess]) -> Iterator[Event]:
     """What the processes say, until all have ended; one that dies takes the cell with it that it was at."""
     at = dict.fromkeys(crew, "a process")
     while at:
-        for end in wait(list(at)):
+        said = wait(list(at))
+        for end in [end for end in at if end in said]:
             try:
-                event = end.recv()  # type: ignore[union-attr]
+                event: Event = end.recv()
             except EOFError:
                 crew[end].join()
                 if crew[end].exitcode:
                     yield Event("failed", at[end], f"its process ended with exit code {crew[end].exitcode}")
                 del at[end]
                 continue
-            at[end] = event.name if event.state == "begun" else at[end]
+            if event.state == "begun":
+                at[end] = event.name
             yield event

@@ -91,5 +91,5 @@ def transport(
 @torch.no_grad()
 def _captions(studio: Studio, bridge: Bridge, latents: Tensor, condition: Tensor) -> tuple[str, ...]:
     """What the VLM says through Φ, one caption a case."""
-    parts = zip(latents.split(studio.batch_size), condition.split(studio.batch_size), strict=True)
-    return tuple(said for z, moved in parts for said in bridge.vlm.caption(bridge.tokens(z, moved)))
+    parts = (torch.split(whole, studio.batch_size) for whole in (latents, condition))
+    return tuple(said for z, moved in zip(*parts, strict=True) for said in bridge.vlm.caption(bridge.tokens(z, moved)))
