@@ -90,7 +90,7 @@ def test_dependencies_are_what_is_imported():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     declared = {re.match(r"[\w-]+", line)[0].lower() for line in project["dependencies"]}
     optional = project["optional-dependencies"]
-    extras = {re.match(r"[\w-]+", line)[0] for line in (*optional["phi4"], *optional["triton"])}
+    extras = {re.match(r"[\w-]+", line)[0] for line in (*optional["phi4"], *optional["triton"], *optional["metrics"])}
     sources = [*core_files(), *(p for folder in LINKS for p in (ROOT / folder).rglob("*.py"))]
     packages = {n.partition(".")[0] for path in sources for n in imported(path)} - {"transporter_pl"}
     known = packages_distributions()
