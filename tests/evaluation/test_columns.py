@@ -1,10 +1,16 @@
 """Every column beside its metric called by hand, on clips that a real VLM of random weights looks at."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+import torchvision
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
+from transporter_pl.backbones.clip import CLIPEncoder
+from transporter_pl.backbones.scratch import word_tokenizer
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.datamodules.shapemotion.world import render, sample_scene
 from transporter_pl.errors import TransporterError
@@ -176,6 +182,73 @@ def test_clip_looks_at_the_positive_captions(judged, wanted):
     gain.update(judged.drawn.video, judged.start, wanted)
     assert value("clip", judged, encoder=SUMS) == near(score.compute())
     assert value("clip_gain", judged, encoder=SUMS) == pytest.approx(float(gain.compute()), rel=1e-3, abs=1e-4)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Folder of a tiny CLIP with random weights."""
+    folder = tmp_path_factory.mktemp("clip")
+    tokenizer = word_tokenizer(["a", "oval", "right", *WORDS], 77)
+    layers = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, **layers}
+    vision = {"image_size": 32, "patch_size": 16, **layers}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(folder)
+    return str(folder)
+
+
+def test_clip_from_a_folder(judged, wanted, clip):
+    metric = VideoCLIPScore(CLIPEncoder.from_pretrained(clip))
+    metric.update(judged.drawn.video, wanted)
+    assert value("clip", judged, path=clip) == near(metric.compute())
+
+
+@torch.no_grad()
+def test_aesthetic_is_a_head_on_clip(judged, clip, tmp_path):
+    """Of random weights, as the file has them; without activations they are one matrix."""
+    widths, state, draws = (768, 1024, 128, 64, 16, 1), {}, torch.Generator().manual_seed(0)
+    matrix = torch.eye(768)
+    for place, (wide, narrow) in zip((0, 2, 4, 6, 7), pairwise(widths), strict=True):
+        weight = torch.randn(narrow, wide, generator=draws) / wide**0.5
+        state |= {f"layers.{place}.weight": weight, f"layers.{place}.bias": torch.zeros(narrow)}
+        matrix = weight @ matrix
+    torch.save(state, tmp_path / "head.pth")
+    images = CLIPEncoder.from_pretrained(clip).images(judged.drawn.video)
+    expected = (images / images.norm(dim=-1, keepdim=True) @ matrix.T).mean()
+    got = value("aesthetic", judged, head=str(tmp_path / "head.pth"), clip=clip)
+    assert got == pytest.approx(expected.item(), rel=1e-3, abs=1e-5)
+
+
+def test_lpips_is_of_each_case_s_real_clip(judged, monkeypatch):
+    """With random weights in place of those that torchvision would download."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        state = torchvision.models.squeezenet1_1().state_dict()
+    monkeypatch.setattr(torchvision.models._api.WeightsEnum, "get_state_dict", lambda *_, **__: state)
+    monkeypatch.setattr(video_columns, "_lpips", video_columns._lpips.__wrapped__)
+    large = torch.nn.functional.interpolate  # the net sees little in frames of 32 x 32
+    real, drawn = (
+        large(video.flatten(0, 1), size=64).unflatten(0, video.shape[:2])
+        for video in (torch.stack([case.real for case in judged.cases]), judged.drawn.video)
+    )
+    cases = tuple(replace(case, real=clip) for case, clip in zip(judged.cases, real, strict=True))
+    got = value("lpips", replace(judged, cases=cases, drawn=replace(judged.drawn, video=drawn)), net="squeeze")
+    net = LearnedPerceptualImagePatchSimilarity("squeeze", normalize=True)
+    net.update(drawn.flatten(0, 1), real.flatten(0, 1))
+    assert got == near(net.compute())
+    same = value("lpips", replace(judged, cases=cases, drawn=replace(judged.drawn, video=real)), net="squeeze")
+    assert same == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["meteor", "spice"])
+def test_without_java_there_is_no_figure(judged, name, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    figures = measure({name: {}}, judged)
+    assert figures.values == {name: None}
+    assert "there is no `java`" in figures.missing[name]
 
 
 @pytest.mark.parametrize(
