@@ -33,11 +33,18 @@ def stimulus():
     return render(sample_scene(len(words), draws, words=words), VIDEO.frames, VIDEO.height, draws)
 
 
-def begun(name, **options):
+@functools.cache
+def natural():
+    """Clips of the world that the VLM knows."""
+    draws = torch.Generator().manual_seed(1)
+    return render(sample_scene(64, draws), VIDEO.frames, VIDEO.height, draws)
+
+
+def begun(name, asked=tuple(ASKED), seeds=SEEDS, **options):
     """The ascent of a baseline on both contrasts."""
-    baseline = new_baseline(name, Canvas(VIDEO, SEEDS, stimulus()), options)
+    baseline = new_baseline(name, Canvas(VIDEO, seeds, stimulus(), natural()), options)
     vlm = small_vlm()
-    return Ascent(vlm, baseline, targets_of(vlm, ASKED, "positive", References(), None), "positive")
+    return Ascent(vlm, baseline, targets_of(vlm, asked, "positive", References(), None), "positive")
 
 
 def climbed(ascent, steps):

@@ -47,7 +47,8 @@ class ActivationMaximisation(Baseline):
 
     def pixels(self) -> Tensor:
         """The videos (B, T, 3, H, W) in [0, 1]."""
-        return self.colours(waves(torch.view_as_complex(self.waves) * self.scale, self.canvas.video))
+        video: Tensor = self.colours(waves(torch.view_as_complex(self.waves) * self.scale, self.canvas.video))
+        return video
 
     def transform(self, video: Tensor, progress: float) -> Tensor:
         """Jitter, turn and zoom, jitter again."""

@@ -12,27 +12,26 @@ from transporter_pl.baselines.parametrisations import Colours, mean_magnitude, o
 from transporter_pl.baselines.transforms import add_noise, crop
 from transporter_pl.errors import TransporterError, check_not_negative
 
-SMALLEST_CROP = 16
+SMALLEST_CROP = 64  # pixels a side: of a larger frame, a box of fewer shows a VLM but few of its patches
 
 
 class MACO(Baseline):
     """x = sigmoid(A F⁻¹(m e^{iφ}) + mean): ascent on the phases φ alone, m the mean magnitude of natural clips.
 
     Spectrum, colours and their mean are those of the natural clips, measured before the sigmoid, so that videos have
-    their contrast and tint; the paper measures pixels. It averages over many crops a step; here a step is one crop, and
-    one forward pass, as everywhere.
+    their contrast and tint; the paper measures pixels. It averages many crops a step; here a step is one crop, and one
+    forward pass, as everywhere. Its crops are of pictures far larger than what its networks see; here the VLM sees
+    whole frames, so a crop has 64 pixels a side at least, and is all of a smaller frame.
 
     Args:
         canvas: What is drawn on, with natural clips of its geometry.
-        learning_rate: Of NAdam, constant, in radians.
-        first_crop: Side of the box that the VLM is shown, as a share of the frame's, in the first step; it falls
-            linearly.
-        last_crop: The same in the last. A box has 16 pixels a side at least, or the whole frame: the paper's 0.05 is of
-            pictures far larger than what its networks see.
-        noise: Standard deviation of what is added to the pixels.
+        learning_rate: Of NAdam, constant; a phase is in radians.
+        first_crop: Side of the box that the VLM is shown, as a share of the frame's, at first; it changes linearly.
+        last_crop: The same at last.
+        noise: Standard deviation of what is added to the pixels; the paper has 0.05 to 0.08.
 
     Raises:
-        TransporterError: If an option is out of its range, or the natural clips are of another geometry or all alike.
+        TransporterError: If an option is out of its range, or the natural clips are of other shapes or lack contrast.
     """
 
     score = "logit"
@@ -62,7 +61,8 @@ class MACO(Baseline):
     def pixels(self) -> Tensor:
         """The videos (B, T, 3, H, W) in [0, 1]."""
         phase = odd_phase(self.phase, self.canvas.video.width)
-        return self.colours(waves(torch.polar(self.magnitude.expand_as(phase), phase), self.canvas.video))
+        video: Tensor = self.colours(waves(torch.polar(self.magnitude.expand_as(phase), phase), self.canvas.video))
+        return video
 
     def transform(self, video: Tensor, progress: float) -> Tensor:
         """A box of the frame, and noise."""
@@ -78,9 +78,10 @@ class MACO(Baseline):
 
 
 def _natural(canvas: Canvas) -> Tensor:
-    natural = canvas.natural
-    if natural is None or natural.shape[1:] != canvas.shape[1:]:
-        shape = None if natural is None else tuple(natural.shape)
-        msg = f"natural: clips of shape {shape}; give some of (M, {', '.join(map(str, canvas.shape[1:]))})"
+    """The natural clips, which come in no other shape than they are drawn in."""
+    natural, wanted = canvas.natural, canvas.shape[1:]
+    if natural is None or natural.shape[1:] != wanted:
+        shape = natural if natural is None else tuple(natural.shape)
+        msg = f"natural: clips of shape {shape} do not fit; give some of (M, {', '.join(map(str, wanted))})"
         raise TransporterError(msg)
-    return natural.float()
+    return natural

@@ -16,16 +16,20 @@ from transporter_pl.errors import TransporterError
 from transporter_pl.samples import VideoSpec
 
 AXES = (-4, -2, -1)  # T, H and W of (..., T, 3, H, W)
+MARGIN = 0.01  # pixels nearer to 0 or 1 count as so near: there the sigmoid's inverse has no bound
 
 
 def spectrum(video: Tensor) -> Tensor:
     """Real videos (..., T, 3, H, W) → their complex, unitary spectra over (T, H, W), (..., T, 3, H, W // 2 + 1)."""
-    return rfftn(video, dim=AXES, norm="ortho")
+    spectra: Tensor = rfftn(video, dim=AXES, norm="ortho")
+    return spectra
 
 
 def waves(spectra: Tensor, video: VideoSpec) -> Tensor:
     """The inverse: spectra (..., T, 3, H, W // 2 + 1) → real videos (..., T, 3, H, W)."""
-    return irfftn(spectra, s=(video.frames, video.height, video.width), dim=AXES, norm="ortho")
+    sides = (video.frames, video.height, video.width)
+    videos: Tensor = irfftn(spectra, s=sides, dim=AXES, norm="ortho")
+    return videos
 
 
 def fall(video: VideoSpec, power: float) -> Tensor:
@@ -42,7 +46,9 @@ def fall(video: VideoSpec, power: float) -> Tensor:
     """
     time, down, across = fftfreq(video.frames), fftfreq(video.height), rfftfreq(video.width)
     squares = time[:, None, None, None] ** 2 + down[:, None] ** 2 + across**2
-    return squares.sqrt().clamp_min(1 / max(video.frames, video.height, video.width)) ** -power
+    lowest = 1 / max(video.frames, video.height, video.width)
+    scale: Tensor = squares.sqrt().clamp_min(lowest) ** -power
+    return scale
 
 
 def odd_phase(phase: Tensor, width: int) -> Tensor:
@@ -91,31 +97,33 @@ class Colours(nn.Module):
         return cls(scales * axes / axes.norm(dim=0), torch.zeros(3))
 
     @classmethod
-    def measured(cls, natural: Tensor, margin: float = 0.01) -> Self:
-        """The mean of natural pixels and the symmetric root of their covariance, both before the sigmoid.
+    def measured(cls, natural: Tensor) -> Self:
+        """The mean colour of natural clips, and the symmetric root of the covariance within them, before the sigmoid.
+
+        What one clip differs in from the next, such as a bright background, is no contrast within either.
 
         Args:
             natural: (M, T, 3, H, W) in [0, 1].
-            margin: What is nearer to 0 or 1 counts as so near: there the sigmoid's inverse has no bound.
 
         Raises:
-            TransporterError: If all pixels are alike.
+            TransporterError: If no clip has any contrast.
         """
-        values = natural.double().logit(margin).movedim(-3, 0).flatten(1)
-        variances, vectors = torch.linalg.eigh(values.cov(correction=0))
-        if not variances[-1] > 0:
-            msg = f"natural: all pixels of these {len(natural)} clips are alike; give natural clips"
+        values = natural.double().logit(MARGIN).movedim(-3, 1).flatten(2)
+        means = values.mean(-1, keepdim=True)
+        variances, vectors = torch.linalg.eigh((values - means).movedim(0, 1).flatten(1).cov(correction=0))
+        if not variances[-1] > torch.finfo(natural.dtype).eps:
+            msg = f"natural: none of these {len(natural)} clips has any contrast; give natural clips"
             raise TransporterError(msg)
         root = vectors * variances.clamp_min(0).sqrt() @ vectors.mT
-        return cls(root.to(natural), values.mean(1).to(natural))
+        return cls(root.to(natural), means.mean((0, 2)).to(natural))
 
     def forward(self, values: Tensor) -> Tensor:
-        """u → x, both (..., 3, H, W)."""
+        """Values u → pixels x, both (..., 3, H, W)."""
         return (torch.einsum("rc,...chw->...rhw", self.axes, values) + self.mean[:, None, None]).sigmoid()
 
-    def inverse(self, video: Tensor, margin: float = 0.01) -> Tensor:
-        """x → u; 0 along an axis that natural colours do not have."""
-        values = video.logit(margin) - self.mean[:, None, None]
+    def inverse(self, video: Tensor) -> Tensor:
+        """Pixels x → values u; 0 along an axis that natural colours do not have."""
+        values = video.logit(MARGIN) - self.mean[:, None, None]
         return torch.einsum("cr,...rhw->...chw", torch.linalg.pinv(self.axes), values)
 
 
@@ -133,5 +141,6 @@ def mean_magnitude(values: Tensor) -> Tensor:
     """
     magnitude = spectrum(values).abs().mean(0)
     magnitude[0, :, 0, 0] = 0
-    spread = irfftn(magnitude, s=[values.shape[axis] for axis in AXES], dim=AXES, norm="ortho").square()
-    return magnitude / spread.mean(AXES, keepdim=True).sqrt().clamp_min(torch.finfo(values.dtype).tiny)
+    frames, _, height, width = values.shape[1:]
+    power = waves(magnitude, VideoSpec(frames, height, width)).square().mean(AXES, keepdim=True)
+    return magnitude / power.sqrt().clamp_min(torch.finfo(values.dtype).tiny)

@@ -40,7 +40,8 @@ def warp(video: Tensor, angle: Tensor, zoom: Tensor, centre: Tensor, beyond: Bey
     frames = video.flatten(1, 2) - GREY
     grid = affine_grid(matrix, list(frames.shape), align_corners=False)
     padding = "zeros" if beyond == "grey" else "border"
-    return (grid_sample(frames, grid, padding_mode=padding, align_corners=False) + GREY).unflatten(1, video.shape[1:3])
+    seen = grid_sample(frames, grid, padding_mode=padding, align_corners=False) + GREY
+    return seen.reshape(video.shape)
 
 
 def jitter(video: Tensor, pixels: int) -> Tensor:
