@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -96,7 +97,7 @@ class LEAPS(PixelBaseline):
 
     def penalties(self, shown: Shown) -> dict[str, Tensor]:
         """L_prim, R_coh, ‖u‖₂ and R_feat, weighted; one that is weighted by 0 is left out."""
-        terms = {
+        terms: dict[str, Callable[[], Tensor]] = {
             "priming": lambda: priming(shown.layers, shown.stimulus, self._layer_weights(shown)),
             "coherence": lambda: coherence(self._moments(shown), self.margin),
             "l2": lambda: l2(normalised(shown.seen)),

@@ -87,7 +87,7 @@ class Verifier:
 
 def _gap(norm: nn.Module, features: Tensor, count: int) -> Tensor:
     """How far statistics are from the running ones: features (B, C, …), or (B · T, C, …) of a 2-D norm → (B,)."""
-    channels = torch.unflatten(features, 0, (count, -1)).transpose(1, 2).flatten(2)  # (B, C, places)
-    mean: Tensor = torch.linalg.vector_norm(channels.mean(2) - norm.running_mean, dim=1)
-    variance: Tensor = torch.linalg.vector_norm(channels.var(2, correction=0) - norm.running_var, dim=1)
+    channels: Tensor = torch.unflatten(features, 0, (count, -1)).transpose(1, 2).flatten(2)  # (B, C, places)
+    mean: Tensor = torch.linalg.vector_norm(channels.mean(2) - norm.get_buffer("running_mean"), dim=1)
+    variance: Tensor = torch.linalg.vector_norm(channels.var(2, correction=0) - norm.get_buffer("running_var"), dim=1)
     return mean + variance
