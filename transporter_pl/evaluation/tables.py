@@ -107,7 +107,7 @@ def latex(table: Table) -> str:
         for name, label, entries in _group(table, vlm):
             lines.append(_latex_row([_latex_text(name), _latex_text(label), *map(_latex_entry, entries)]))
     body = "\n".join([*lines, r"\bottomrule"])
-    footer = " \\\\\n".join(_latex_text(line) for line in _footer(table))
+    footer = " \\\\\n".join(_latex_text(line).replace("/", r"/\allowbreak{}") for line in _footer(table))  # addresses
     return (
         f"{comment}\\begin{{table}}\n\\centering\n\\caption{{{_latex_text(table.title)}}}\n"
         f"\\resizebox{{{NO_WIDER}}}{{!}}{{%\n"
