@@ -53,7 +53,7 @@ class Crop:
         if size != (height, width):
             # bicubic overshoots; the processor works on bytes, and bytes can't
             frames = interpolate(frames, size, mode="bicubic", antialias=True).clamp(0, 1)
-        top, left = (round((length - self.side) / 2) for length in size)
+        top, left = ((length - self.side) // 2 for length in size)
         frames = frames[..., top : top + self.side, left : left + self.side]
         mean, std = (frames.new_tensor(x)[:, None, None] for x in (self.mean, self.std))
         return (frames - mean) / std

@@ -7,7 +7,9 @@ import torch
 from tiny_vlms import SPEC, tiny_vlm
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from transporter_pl.backbones.video_llama3 import VideoLlama3Adapter
 from transporter_pl.errors import TransporterError
+from transporter_pl.testing import check_vlm
 
 KINDS = ["video_llama3", "gemma3", "phi4_multimodal", "qwen3_vl"]
 
@@ -96,3 +98,18 @@ def test_nothing_is_left_hanging(vlm, video):
     with pytest.raises(TransporterError, match="video"):
         vlm.encode_layers(video[:, :-1])
     assert hooks() == before
+
+
+class Packed(VideoLlama3Adapter):
+    """Leaves the clips' patches in one row, and the tokens out."""
+
+    def encode_layers(self, video):
+        return tuple(layer.flatten(0, 1) for layer in super().encode_layers(video)[:-1])
+
+
+def test_the_contract_asks_for_clips_and_for_the_tokens(small_vlm):
+    packed = Packed(small_vlm.model, small_vlm.tokenizer, SPEC, "tiny", small_vlm.processor).freeze()
+    said = [finding.message for finding in check_vlm(packed) if "encode_layers" in finding.message]
+    assert len(said) == 2
+    assert said[0].startswith("encode_layers: what comes last and encode's tokens")
+    assert said[1] == "encode_layers: layer 0 of two clips has shape (160, 32), not (2, n, D)"

@@ -84,8 +84,8 @@ def test_what_is_shown_is_a_little_shaken():
     assert (corners - 0.5).abs().min() < 1e-4
 
 
-def test_the_learning_rate_is_constant():
-    optimiser, schedule = ActivationMaximisation(Canvas(SPEC, (0,)), learning_rate=0.3).optimiser(5)
+def test_the_lr_is_constant():
+    optimiser, schedule = ActivationMaximisation(Canvas(SPEC, (0,)), lr=0.3).optimiser(5)
     rates = []
     for _ in range(5):
         rates.extend(schedule.get_last_lr())
@@ -94,7 +94,7 @@ def test_the_learning_rate_is_constant():
     assert rates == [0.3] * 5
 
 
-@pytest.mark.parametrize("option", ["learning_rate", "decay", "sd"])
+@pytest.mark.parametrize("option", ["lr", "decay", "sd"])
 def test_bad_options(option):
     with pytest.raises(TransporterError, match=f"{option}: -1"):
         ActivationMaximisation(Canvas(SPEC, (0,)), **{option: -1.0})

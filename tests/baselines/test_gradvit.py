@@ -45,8 +45,8 @@ def test_every_step_ends_in_the_range_and_what_is_at_its_end_can_come_back():
         assert (baseline.pixels() == (1 if sign > 0 else 0)).all()
 
 
-def test_learning_rate_falls_to_0_as_a_cosine():
-    optimiser, schedule = made(learning_rate=0.2).optimiser(8)
+def test_lr_falls_to_0_as_a_cosine():
+    optimiser, schedule = made(lr=0.2).optimiser(8)
     for step in range(8):
         assert optimiser.param_groups[0]["lr"] == pytest.approx(0.2 * (1 + math.cos(math.pi * step / 8)) / 2)
         optimiser.step()
@@ -85,7 +85,7 @@ def test_a_verifier_is_part_of_the_image_prior_and_not_of_what_is_saved():
         ({"patch": 0}, "patch: 0 is too small"),
         ({"tv": -1.0}, "tv: -1.0 is no finite number from 0 on"),
         ({"verifier": "r3d_19"}, "verifier: torchvision has no video net 'r3d_19'"),
-        ({"learning_rate": math.inf}, "learning_rate: inf is no finite number"),
+        ({"lr": math.inf}, "lr: inf is no finite number"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, said):

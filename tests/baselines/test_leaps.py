@@ -34,7 +34,7 @@ def shown(baseline, tokens=6):
 
 
 @pytest.mark.parametrize(("steps", "rise"), [(1500, 100), (150, 10), (20, 1), (1, 1)])
-def test_learning_rate_rises_then_falls_as_a_cosine(steps, rise):
+def test_lr_rises_then_falls_as_a_cosine(steps, rise):
     optimiser, schedule = made().optimiser(steps)
     for step in range(steps):
         fallen = (1 + math.cos(math.pi * (step - rise) / (steps - rise))) / 2 if steps > rise else 1
@@ -153,7 +153,7 @@ def test_the_token_rises_on_a_trained_vlm():
 
 
 def test_priming_draws_near_the_stimulus():
-    ascent = begun("leaps", learning_rate=0.05, coherence=0.0, l2=0.0)
+    ascent = begun("leaps", lr=0.05, coherence=0.0, l2=0.0)
     ascent.baseline.transform = lambda video, progress: video  # a roll changes the figure by more than a step does
     optimiser, _ = ascent.baseline.optimiser(10)
     figures = []

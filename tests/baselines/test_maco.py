@@ -109,8 +109,8 @@ def test_small_frames_are_shown_whole_with_noise():
     torch.testing.assert_close(made(noise=0.0).transform(place, 0.5), place)
 
 
-def test_the_learning_rate_is_constant():
-    optimiser, schedule = made(learning_rate=0.3).optimiser(5)
+def test_the_lr_is_constant():
+    optimiser, schedule = made(lr=0.3).optimiser(5)
     rates = []
     for _ in range(5):
         rates.extend(schedule.get_last_lr())
@@ -122,7 +122,7 @@ def test_the_learning_rate_is_constant():
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"learning_rate": -1.0}, "learning_rate: -1.0"),
+        ({"lr": -1.0}, "lr: -1.0"),
         ({"noise": math.inf}, "noise: inf"),
         ({"first_crop": 0.0}, "first_crop: 0.0 is no share of the frame's side"),
         ({"last_crop": 1.5}, "last_crop: 1.5 is no share of the frame's side"),

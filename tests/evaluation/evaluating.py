@@ -2,13 +2,19 @@
 
 import os
 import tempfile
+from pathlib import Path
 
 import yaml
 
 from transporter_pl.cli import main
+from transporter_pl.datamodules.folder import FolderClips
 from transporter_pl.evaluation.columns import Column
+from transporter_pl.evaluation.evaluate import evaluate as command
 from transporter_pl.evaluation.methods.base import Method
 from transporter_pl.evaluation.methods.real import Real
+from transporter_pl.evaluation.setup import Explained, Row
+from transporter_pl.loading import BackboneSpec
+from transporter_pl.samples import VideoSpec
 
 WITH, WITHOUT = "a red oval moves right slowly", "a red oval moves left slowly"
 
@@ -42,6 +48,19 @@ class Dying(Method):
         if seed == 1:
             os._exit(3)
         return Real().draw(studio, cases, seed, folder)
+
+
+def called(settings):
+    """The command's function, called with what a config says: where it is not the parser that is tested."""
+    init = settings["data"]["init_args"]
+    given = {
+        "data": FolderClips(**{**init, "video": VideoSpec(**init["video"])}),
+        "generator": BackboneSpec(**settings["generator"]),
+        "vlms": {k: Explained(**{**v, "vlm": BackboneSpec(**v["vlm"])}) for k, v in settings["vlms"].items()},
+        "rows": {key: Row(**row) for key, row in settings["rows"].items()},
+        "out": Path(settings["out"]),
+    }
+    return command(**{**settings, **given})
 
 
 def evaluate(settings):

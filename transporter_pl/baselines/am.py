@@ -24,7 +24,7 @@ class ActivationMaximisation(Baseline):
 
     Args:
         canvas: What is drawn on.
-        learning_rate: Of Adam, constant.
+        lr: Of Adam, constant.
         decay: Power of the spectrum's fall; 0 scales all waves alike.
         sd: Standard deviation of c at the start.
 
@@ -34,10 +34,10 @@ class ActivationMaximisation(Baseline):
 
     score = "logit"
 
-    def __init__(self, canvas: Canvas, learning_rate: float = 0.05, decay: float = 1.0, sd: float = 0.01) -> None:
+    def __init__(self, canvas: Canvas, lr: float = 0.05, decay: float = 1.0, sd: float = 0.01) -> None:
         super().__init__(canvas)
-        check_not_negative(learning_rate=learning_rate, decay=decay, sd=sd)
-        self.learning_rate = learning_rate
+        check_not_negative(lr=lr, decay=decay, sd=sd)
+        self.lr = lr
         # white noise's unitary spectrum is white: real and imaginary parts have variance 1/2
         start = math.sqrt(2) * sd * spectrum(canvas.noise())
         self.waves = nn.Parameter(torch.view_as_real(start).contiguous())
@@ -58,5 +58,5 @@ class ActivationMaximisation(Baseline):
 
     def optimiser(self, steps: int) -> tuple[Adam, LambdaLR]:
         """Adam with a constant learning rate."""
-        adam = Adam(self.parameters(), self.learning_rate)
+        adam = Adam(self.parameters(), self.lr)
         return adam, LambdaLR(adam, lambda _: 1.0)

@@ -26,7 +26,7 @@ class GradViT(PixelBaseline):
 
     Args:
         canvas: What is drawn on.
-        learning_rate: Adam's at the start, of u.
+        lr: Adam's at the start, of u.
         patch: Side of a patch in pixels of the canvas, where the VLM cuts it.
         patch_prior: Weight of ``terms.patch_borders`` of u.
         tv: Weight of ``terms.total_variation`` of u.
@@ -44,7 +44,7 @@ class GradViT(PixelBaseline):
     def __init__(
         self,
         canvas: Canvas,
-        learning_rate: float = 0.1,
+        lr: float = 0.1,
         patch: int = 16,
         patch_prior: float = 1e-3,
         tv: float = 0.1,
@@ -55,17 +55,17 @@ class GradViT(PixelBaseline):
     ) -> None:
         super().__init__(canvas)
         check_counts(patch=patch)
-        check_not_negative(learning_rate=learning_rate, patch_prior=patch_prior, tv=tv, l2=l2, batch_norm=batch_norm)
+        check_not_negative(lr=lr, patch_prior=patch_prior, tv=tv, l2=l2, batch_norm=batch_norm)
         if patch >= max(canvas.video.height, canvas.video.width):
             msg = f"patch: {patch} leaves no border in {canvas.video}; give the side of the VLM's patches"
             raise TransporterError(msg)
-        self.learning_rate, self.patch, self.patch_prior = learning_rate, patch, patch_prior
+        self.lr, self.patch, self.patch_prior = lr, patch, patch_prior
         self.tv, self.l2, self.batch_norm = tv, l2, batch_norm
         self.verifier = None if verifier is None else Verifier.load(verifier, verifier_weights)
 
     def optimiser(self, steps: int) -> tuple[Optimizer, LRScheduler]:
         """Adam, whose learning rate falls to 0 as a cosine."""
-        adam = self.adam(self.learning_rate)
+        adam = self.adam(self.lr)
         return adam, CosineAnnealingLR(adam, steps)
 
     def penalties(self, shown: Shown) -> dict[str, Tensor]:

@@ -35,7 +35,7 @@ class LEAPS(PixelBaseline):
 
     Args:
         canvas: What is drawn on, with a stimulus.
-        learning_rate: Adam's after the warm-up, of normalised pixels u.
+        lr: Adam's after the warm-up, of normalised pixels u.
         priming: Weight of L_prim.
         layer_weights: λ of each layer, first to last, the tokens' among them; ``None`` is 1 for all.
         coherence: Weight of R_coh.
@@ -59,7 +59,7 @@ class LEAPS(PixelBaseline):
     def __init__(
         self,
         canvas: Canvas,
-        learning_rate: float = 0.6,
+        lr: float = 0.6,
         priming: float = 1.0,
         layer_weights: list[float] | None = None,
         coherence: float = 0.1,
@@ -73,22 +73,22 @@ class LEAPS(PixelBaseline):
     ) -> None:
         super().__init__(canvas)
         check_counts(span=span)
-        check_not_negative(learning_rate=learning_rate, priming=priming, coherence=coherence, margin=margin)
+        check_not_negative(lr=lr, priming=priming, coherence=coherence, margin=margin)
         check_not_negative(l2=l2, batch_norm=batch_norm, flip=flip)
         self.moments = math.ceil(canvas.video.frames / span)
         if self.moments < 2 and coherence:
             msg = f"span: {span} of {canvas.video.frames} frames leaves one moment; use more frames, or coherence 0"
             raise TransporterError(msg)
-        self.learning_rate, self.layer_weights, self.margin, self.flip = learning_rate, layer_weights, margin, flip
+        self.lr, self.layer_weights, self.margin, self.flip = lr, layer_weights, margin, flip
         self.weights = {"priming": priming, "coherence": coherence, "l2": l2, "batch_norm": batch_norm}
         self.verifier = None if verifier is None else Verifier.load(verifier, verifier_weights)
 
     def optimiser(self, steps: int) -> tuple[Optimizer, LRScheduler]:
         """Adam; warm-up over 100 steps, or a fifteenth of fewer than 1500, then a cosine down to 5e-3."""
-        adam = self.adam(self.learning_rate, BETAS)
+        adam = self.adam(self.lr, BETAS)
         rise = max(1, min(WARM_UP, steps // 15))
         warm_up = LinearLR(adam, 1 / rise, total_iters=rise - 1)
-        fall = CosineAnnealingLR(adam, max(1, steps - rise), min(LAST_LR, self.learning_rate))
+        fall = CosineAnnealingLR(adam, max(1, steps - rise), min(LAST_LR, self.lr))
         return adam, SequentialLR(adam, [warm_up, fall], [rise])
 
     def transform(self, video: Tensor, progress: float) -> Tensor:

@@ -25,7 +25,7 @@ class MACO(Baseline):
 
     Args:
         canvas: What is drawn on, with natural clips of its geometry.
-        learning_rate: Of NAdam, constant; a phase is in radians.
+        lr: Of NAdam, constant; a phase is in radians.
         first_crop: Side of the box that the VLM is shown, as a share of the frame's, at first; it changes linearly.
         last_crop: The same at last.
         noise: Standard deviation of what is added to the pixels; the paper has 0.05 to 0.08.
@@ -40,18 +40,18 @@ class MACO(Baseline):
     def __init__(
         self,
         canvas: Canvas,
-        learning_rate: float = 1.0,
+        lr: float = 1.0,
         first_crop: float = 0.5,
         last_crop: float = 0.05,
         noise: float = 0.08,
     ) -> None:
         super().__init__(canvas)
-        check_not_negative(learning_rate=learning_rate, noise=noise)
+        check_not_negative(lr=lr, noise=noise)
         for name, side in (("first_crop", first_crop), ("last_crop", last_crop)):
             if not 0 < side <= 1:
                 msg = f"{name}: {side} is no share of the frame's side; give a number above 0, up to 1 for all of it"
                 raise TransporterError(msg)
-        self.learning_rate, self.noise, self.crops = learning_rate, noise, (first_crop, last_crop)
+        self.lr, self.noise, self.crops = lr, noise, (first_crop, last_crop)
         self.phase = nn.Parameter(spectrum(canvas.noise()).angle())
         natural = _natural(canvas)
         self.colours = Colours.measured(natural)
@@ -73,7 +73,7 @@ class MACO(Baseline):
 
     def optimiser(self, steps: int) -> tuple[NAdam, LambdaLR]:
         """NAdam with a constant learning rate."""
-        nadam = NAdam(self.parameters(), self.learning_rate)
+        nadam = NAdam(self.parameters(), self.lr)
         return nadam, LambdaLR(nadam, lambda _: 1.0)
 
 

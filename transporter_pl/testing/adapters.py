@@ -128,6 +128,11 @@ def _vlm_shapes(adapter: VLMAdapter) -> Iterator[str]:
     logits = adapter.logits(tokens)
     yield from expect("encode", tokens, (2, *adapter.token_shape))
     yield from expect("logits", logits, (2, logits.shape[-1]))
+    *layers, last = adapter.encode_layers(_clips(adapter))
+    yield from same("encode_layers: what comes last and encode's tokens", last, tokens)
+    for index, layer in enumerate(layers):
+        if layer.ndim != 3 or len(layer) != 2:
+            yield f"encode_layers: layer {index} of two clips has shape {tuple(layer.shape)}, not (2, n, D)"
 
 
 def _vlm_gradients(adapter: VLMAdapter) -> Iterator[str]:
