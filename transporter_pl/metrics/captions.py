@@ -152,9 +152,11 @@ class METEOR(CaptionMetric):
         Raises:
             TransporterError: If the program fails.
         """
+        scorer = self.kind()
         try:
-            return float(self.kind().compute_score(wanted, said)[0])
+            return float(scorer.compute_score(wanted, said)[0])
         except (ValueError, OSError) as error:  # what a program that ended did not write is no number
+            scorer.lock.release()  # which it keeps, and waits for when it is deleted
             msg = f"METEOR: its Java program failed ({error}); see that 2 GB of memory are free"
             raise TransporterError(msg) from error
 
