@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.cells import held
-from transporter_pl.evaluation.methods.generator import Generator
 
 JOBS = [f"tiny/{row}/seed{seed}" for seed in range(2) for row in ("real", "generator", "ours")]
 
@@ -65,6 +64,10 @@ def pixels(out):
     return {job: load_file(Path(out) / job / "drawn.safetensors")["video"] for job in JOBS}
 
 
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
 def test_every_cell_leaves_its_videos_and_its_figures(first, settings):
     for job in JOBS:
         folder = first / job
@@ -98,28 +101,31 @@ def test_a_second_call_draws_nothing_and_loads_nothing(again):
     assert stamps(again["out"]) == before
 
 
-def test_an_interrupted_call_goes_on(settings, first, tmp_path, monkeypatch):
-    monkeypatch.setattr(Generator, "draw", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    out = tmp_path / "out"
-    assert evaluate({**settings, "out": str(out)}) == 130
-    before = {file: file.stat().st_mtime_ns for file in out.glob("tiny/real/seed0/[!.]*")}
-    assert len(before) == 3  # one was done
-    assert not (out / "tiny" / "generator" / "seed0" / "drawn.json").exists()
+def test_ctrl_c_ends_all_processes_and_the_next_call_goes_on(settings, first, tmp_path, monkeypatch):
+    monkeypatch.setattr("transporter_pl.evaluation.evaluate.write_tables", interrupted)  # when a cell is done
+    given = {**settings, "seeds": 1, "out": str(tmp_path)}
+    assert evaluate({**given, "processes": 2}) == 130
+    assert not multiprocessing.active_children()
+    done = {file: file.stat().st_mtime_ns for file in tmp_path.glob("tiny/*/seed0/figures.json")}
+    assert done
     monkeypatch.undo()
-    assert evaluate({**settings, "out": str(out)}) == 0
-    assert {file: file.stat().st_mtime_ns for file in before} == before
-    assert all(torch.equal(video, pixels(first)[job]) for job, video in pixels(out).items())
+    monkeypatch.setattr("transporter_pl.evaluation.evaluate.write_pages", lambda *_: None)
+    assert len(called(given).cells) == 3
+    assert {file: file.stat().st_mtime_ns for file in done} == done
+    found = {job: load_file(tmp_path / job / "drawn.safetensors")["video"] for job in JOBS[:3]}
+    assert all(torch.equal(video, pixels(first)[job]) for job, video in found.items())
 
 
 def test_two_processes_give_the_same_though_one_dies(settings, first, tmp_path, capsys):
-    rows = {"bad": {"method": "evaluating.Dying"}, **settings["rows"]}
+    rows = {"bad": {"method": "evaluating.Dying"}, "ours": settings["rows"]["ours"]}
     assert evaluate({**settings, "rows": rows, "out": str(tmp_path), "processes": 2}) == 2
     assert "error: rows: tiny, bad, seed 1: its process ended with exit code 3. The others" in capsys.readouterr().err
-    assert all(torch.equal(video, pixels(first)[job]) for job, video in pixels(tmp_path).items())
-    spreads = table(tmp_path)["spreads"]["tiny"]
-    assert {row: spreads[row] for row in settings["rows"]} == table(first)["spreads"]["tiny"]
-    assert spreads["bad"]["evaluating.Brightness"]["count"] == 1
     assert not multiprocessing.active_children()
+    spreads = table(tmp_path)["spreads"]["tiny"]
+    assert spreads["ours"] == table(first)["spreads"]["tiny"]["ours"]
+    assert spreads["bad"]["evaluating.Brightness"]["count"] == 1
+    for job in (job for job in JOBS if "ours" in job):
+        assert torch.equal(load_file(tmp_path / job / "drawn.safetensors")["video"], pixels(first)[job])
 
 
 def test_a_row_that_fails_does_not_lose_the_others(again, capsys):

@@ -16,7 +16,7 @@ from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.cases import Selection, Source, choose
 from transporter_pl.evaluation.cells import stored, stored_figures, stored_video
 from transporter_pl.evaluation.columns import headings
-from transporter_pl.evaluation.figures import Cell, Table, versions
+from transporter_pl.evaluation.figures import Cell, Heading, Table, versions
 from transporter_pl.evaluation.methods.base import Method, new_method
 from transporter_pl.evaluation.methods.real import Real
 from transporter_pl.evaluation.samples import Drawn
@@ -158,7 +158,7 @@ class Plan:
             cells.append(Cell(job.vlm, job.row, job.seed, found, facts["seconds"], facts["forwards"]))
         return Table(
             title=self.title,
-            columns=headings(self.columns),
+            columns=self._headings,
             cells=tuple(cells),
             rows={key: row.label or key for key, row in self.rows.items()},
             vlms=tuple(self.vlms),
@@ -166,6 +166,10 @@ class Plan:
             versions=versions(),
             reference_rows=tuple(key for key, method in self.methods.items() if method.reference),
         )
+
+    @cached_property
+    def _headings(self) -> tuple[Heading, ...]:
+        return headings(self.columns)
 
     def _settings(self, vlm: str, row: str, seed: int) -> dict[str, Any]:
         """All that a drawing depends on, as JSON holds it."""
