@@ -22,7 +22,7 @@ class GradViT(PixelBaseline):
     match, so the objective, as cross-entropy, stands in its place: what is left are the priors. The patch prior counts
     in all steps, the image prior in the second half alone, as the paper's schedule has it: total variation and ‖u‖₂ of
     the normalised pixels u, and a verifier's BatchNorm statistics where one is given. Frames are images; no term asks
-    that they cohere.
+    that they cohere. The weights are such that on a small VLM the priors smooth the noise and the token still rises.
 
     Args:
         canvas: What is drawn on.
@@ -46,9 +46,9 @@ class GradViT(PixelBaseline):
         canvas: Canvas,
         lr: float = 0.1,
         patch: int = 16,
-        patch_prior: float = 1e-3,
-        tv: float = 0.1,
-        l2: float = 1e-3,
+        patch_prior: float = 0.1,
+        tv: float = 100.0,
+        l2: float = 1e-2,
         batch_norm: float = 0.1,
         verifier: str | None = None,
         verifier_weights: str | None = None,
