@@ -98,9 +98,9 @@ class CLIPEncoder(ImageTextEncoder):
     def images(self, video: Tensor) -> Tensor:
         """Video (B, T, 3, H, W) in [0, 1] → (B, T, D)."""
         check_videos(video=video)
-        frames = video.flatten(0, 1).split(FRAMES)
+        frames = torch.split(video.flatten(0, 1), FRAMES)
         seen = [self.model.get_image_features(self.crop(part.float()).to(self.dtype)).pooler_output for part in frames]
-        return torch.cat(seen).unflatten(0, video.shape[:2]).float()
+        return torch.cat(seen).view(*video.shape[:2], -1).float()
 
     def texts(self, captions: list[str]) -> Tensor:
         """Captions → (B, D)."""

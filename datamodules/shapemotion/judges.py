@@ -8,7 +8,7 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import normalize, one_hot
 
 from transporter_pl.adapters import VLMAdapter
 from transporter_pl.datamodules.shapemotion.world import FACTORS, combinations, parse_caption, render, sample_scene
@@ -85,7 +85,8 @@ class ShapeMotionJudge(VideoEncoder, ImageTextEncoder):
 
     def texts(self, captions: list[str]) -> Tensor:
         """Captions → (B, 18)."""
-        return torch.stack([self._text(tuple(parse_caption(caption).values())) for caption in captions])
+        heard = [self._text(tuple(parse_caption(caption).values())) for caption in captions]
+        return torch.stack(heard).to(self.device)
 
     def _text(self, named: tuple[int, ...]) -> Tensor:
         if named not in self._heard:
@@ -128,7 +129,7 @@ class ShapeMotionJudge(VideoEncoder, ImageTextEncoder):
 def _rendered(words: Tensor, seed: int) -> Iterator[Tensor]:
     """Clips of word combinations (C, 6), some at a time, (B, 9, 3, 64, 64)."""
     draws = torch.Generator().manual_seed(seed)
-    for part in words.split(BATCH):
+    for part in torch.split(words, BATCH):
         yield render(sample_scene(len(part), draws, words=part), VIDEO.frames, VIDEO.height, draws)
 
 
@@ -136,8 +137,8 @@ def _waves(frames: Tensor) -> Tensor:
     """First cosine coefficients (DCT-II) over time, (B, T, F) → (B, WAVES · F)."""
     count = frames.shape[1]
     times = math.pi / count * (torch.arange(count, device=frames.device) + 0.5)
-    waves = torch.cos(times[:, None] * torch.arange(WAVES, device=frames.device))
-    return ((waves / waves.norm(dim=0)).mT @ frames).flatten(1)
+    waves = torch.cos(torch.arange(WAVES, device=frames.device)[:, None] * times)
+    return (normalize(waves, dim=1) @ frames).flatten(1)
 
 
 def _principal(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -163,4 +164,5 @@ def _ridge(features: Tensor, targets: Tensor) -> Tensor:
     scale = centred.square().mean(0).sqrt().clamp_min(1e-6)
     scaled = centred / scale
     gram = scaled.mT @ scaled + RIDGE * len(scaled) * torch.eye(scaled.shape[1]).to(scaled)
-    return (torch.linalg.solve(gram, scaled.mT @ targets.double()) / scale[:, None]).to(features)
+    weights: Tensor = torch.linalg.solve(gram, scaled.mT @ targets.double()) / scale[:, None]
+    return weights.to(features)

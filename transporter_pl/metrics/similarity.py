@@ -6,8 +6,9 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 from torchmetrics import Metric
-from torchmetrics.functional.regression import cosine_similarity, kl_divergence
+from torchmetrics.functional.regression import kl_divergence
 
 from transporter_pl.errors import TransporterError
 
@@ -49,7 +50,13 @@ class EmbeddingSimilarity(Metric):
             msg = f"tokens: {tuple(tokens.shape)} beside {tuple(real_tokens.shape)} of the real clips; give (B, N, D)"
             raise TransporterError(msg)
         z, r = tokens.float(), real_tokens.float()
-        figures = [self._cosine(z, r), _relative(z, r, 1), _relative(z, r, 2), self._divergence(z, r)]
+        # torch's cosine: that of torchmetrics is no number where a token is 0
+        figures = [
+            cosine_similarity(z, r, dim=-1).mean(1),
+            _relative(z, r, 1),
+            _relative(z, r, 2),
+            self._divergence(z, r),
+        ]
         self.sums += torch.stack(figures).double().sum(1)
         self.count += len(tokens)
 
@@ -64,16 +71,13 @@ class EmbeddingSimilarity(Metric):
             raise TransporterError(msg)
         return dict(zip(FIGURES, self.sums / self.count, strict=True))
 
-    def _cosine(self, z: Tensor, r: Tensor) -> Tensor:
-        return cosine_similarity(z.flatten(0, 1), r.flatten(0, 1), reduction="none").view(z.shape[:2]).mean(1)
-
     def _divergence(self, z: Tensor, r: Tensor) -> Tensor:
         generated, real = ((x.flatten(0, 1) / self.temperature).log_softmax(-1) for x in (z, r))
-        return kl_divergence(real, generated, log_prob=True, reduction="none").view(z.shape[:2]).mean(1)
+        nats: Tensor = kl_divergence(real, generated, log_prob=True, reduction="none")
+        return nats.view(z.shape[:2]).mean(1)
 
 
 def _relative(z: Tensor, r: Tensor, order: int) -> Tensor:
     """‖z − r‖ / ‖r‖ of whole clips, (B,)."""
-    return torch.linalg.vector_norm((z - r).flatten(1), order, dim=1) / torch.linalg.vector_norm(
-        r.flatten(1), order, dim=1
-    )
+    apart: Tensor = torch.linalg.vector_norm((z - r).flatten(1), order, dim=1)
+    return apart / torch.linalg.vector_norm(r.flatten(1), order, dim=1)
