@@ -79,5 +79,6 @@ class EmbeddingSimilarity(Metric):
 
 def _relative(z: Tensor, r: Tensor, order: int) -> Tensor:
     """‖z − r‖ / ‖r‖ of whole clips, (B,)."""
-    apart: Tensor = torch.linalg.vector_norm((z - r).flatten(1), order, dim=1)
-    return apart / torch.linalg.vector_norm(r.flatten(1), order, dim=1)
+    apart, whole = (torch.linalg.vector_norm(x.flatten(1), order, dim=1) for x in (z - r, r))
+    relative: Tensor = apart / whole
+    return relative
