@@ -11,7 +11,10 @@ from rich.table import Table
 from transporter_pl.commands.arguments import packaged_configs
 from transporter_pl.registry import Registry
 
-KINDS = ("generators", "vlms", "transports", "divergences", "objectives", "datamodules")
+KINDS = (
+    *("generators", "vlms", "transports", "divergences", "objectives", "datamodules"),
+    *("baselines", "methods", "columns", "video_encoders", "text_encoders"),
+)
 
 
 def show() -> None:

@@ -109,6 +109,11 @@ def _check_names(plan: Plan) -> None:
             if not NAME.fullmatch(name) or name in {*TAKEN, plan.slug}:
                 msg = f"{field}: {name!r} names a folder; use letters, digits, _, . and -, and none of "
                 raise TransporterError(msg + f"{', '.join(TAKEN)} and {plan.slug}, which are taken")
+    labels = [row.label or key for key, row in plan.rows.items()]
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:
+        msg = f"rows: two are called {twice!r}; give each a label of its own"
+        raise TransporterError(msg)
 
 
 def _check_rows(plan: Plan) -> None:

@@ -8,6 +8,8 @@ import shutil
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -152,11 +154,12 @@ class METEOR(CaptionMetric):
         Raises:
             TransporterError: If the program fails.
         """
-        scorer = self.kind()
+        scorer = _started(self.kind)
         try:
             return float(scorer.compute_score(wanted, said)[0])
         except (ValueError, OSError) as error:  # what a program that ended did not write is no number
             scorer.lock.release()  # which it keeps, and waits for when it is deleted
+            _started.cache_clear()
             msg = f"METEOR: its Java program failed ({error}); see that 2 GB of memory are free"
             raise TransporterError(msg) from error
 
@@ -189,6 +192,12 @@ class SPICE(CaptionMetric):
         except subprocess.CalledProcessError as error:
             msg = f"SPICE: its Java program failed ({error}); it is of 2016, try Java 8"
             raise TransporterError(msg) from error
+
+
+@cache
+def _started(kind: Callable[[], Any]) -> Any:  # noqa: ANN401  (the library has no types)
+    """A scorer with its program, which takes a quarter of a minute to read its tables: once a process."""
+    return kind()
 
 
 def plain(caption: str) -> str:
