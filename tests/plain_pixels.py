@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from transporter_pl.baselines.base import Baseline
+from transporter_pl.baselines.transforms import add_noise
 
 
 class PlainPixels(Baseline):
@@ -25,8 +26,8 @@ class PlainPixels(Baseline):
     def pixels(self):
         return self.raw.sigmoid()
 
-    def transform(self, video, progress):
-        return (video + 0.02 * torch.randn_like(video)).clamp(0, 1)
+    def transform(self, video, progress, draws):
+        return add_noise(video, 0.02, draws).clamp(0, 1)
 
     def penalties(self, shown):
         return {"grey": self.grey * (shown.video - 0.5).square().mean((1, 2, 3, 4))}

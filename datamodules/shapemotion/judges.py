@@ -48,7 +48,7 @@ class ShapeMotionJudge(VideoEncoder, ImageTextEncoder):
         vlm: The small VLM.
     """
 
-    label = "ShapeMotion features (small VLM)"
+    label = "ShapeMotion features (by default of shapemotion-gemma3)"
     num_features = DIRECTIONS
     centre: Tensor
     directions: Tensor

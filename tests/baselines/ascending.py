@@ -52,9 +52,8 @@ def climbed(ascent, steps):
     start = ascent.reached().probability
     optimiser, schedule = ascent.baseline.optimiser(steps)
     for step in range(steps):
-        torch.manual_seed(step)
         optimiser.zero_grad()
-        ascent.climb(step / steps).loss.sum().backward()
+        ascent.climb(step, steps).loss.sum().backward()
         optimiser.step()
         schedule.step()
         assert ascent.baseline.pixels().amin() >= 0

@@ -56,9 +56,9 @@ def test_moved_without_clips_is_refused(vlm, tiny):
 
 def test_a_steps_loss_is_the_penalties_less_the_objective(vlm, tiny):
     baseline = PlainPixels(Canvas(tiny.video, (0, 1)), grey=3.0)
-    baseline.transform = lambda video, progress: video
+    baseline.transform = lambda video, progress, draws: video
     targets = targets_of(vlm, ASKED, "positive", References(), None)
-    climb = Ascent(vlm, baseline, targets, "positive").climb(0.0)
+    climb = Ascent(vlm, baseline, targets, "positive").climb(0, 1)
     said = _probabilities(vlm, baseline.pixels(), targets.prefixes).gather(1, targets.positive[:, None])[:, 0]
     torch.testing.assert_close(climb.probability, said)
     grey = 3 * (baseline.pixels() - 0.5).square().mean((1, 2, 3, 4))
@@ -84,7 +84,7 @@ def test_a_primed_baseline_sees_the_layers_of_its_stimulus(vlm, tiny):
     ascent = Ascent(vlm, baseline, targets_of(vlm, ASKED, "positive", References(), None), "positive")
     for seen, wanted in zip(ascent.stimulus, vlm.encode_layers(stimulus), strict=True):
         torch.testing.assert_close(seen, wanted)
-    assert "far" in ascent.climb(0.5).penalties
+    assert "far" in ascent.climb(1, 2).penalties
     with pytest.raises(TransporterError, match="clips: Primed is primed by a clip of ε"):
         Primed(Canvas(tiny.video, (0,)))
 

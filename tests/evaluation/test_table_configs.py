@@ -77,6 +77,12 @@ def test_every_table_runs(config, settings, cache, tmp_path, monkeypatch):
         assert not always & set(figures["missing"])
 
 
+@pytest.mark.parametrize("folder", ["shapemotion", "paper"])
+def test_two_tables_of_the_same_drawings_differ_in_their_columns_alone(folder):
+    one, two = (yaml.safe_load((PACKAGED / folder / f"table{n}.yaml").read_text()) for n in (1, 2))
+    assert {name for name in one if one[name] != two[name]} == {"title", "columns"}
+
+
 def test_rows_share_the_network_that_they_have_in_common(settings, cache, tmp_path, monkeypatch):
     """Those that differ in the divergence alone train one Φ."""
     monkeypatch.setattr("transporter_pl.evaluation.evaluate.write_pages", lambda *_: Path())

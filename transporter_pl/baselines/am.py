@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from transporter_pl.baselines.base import Baseline, Canvas
 from transporter_pl.baselines.parametrisations import Colours, fall, spectrum, waves
-from transporter_pl.baselines.transforms import jitter, rotate_and_scale
+from transporter_pl.baselines.transforms import Draws, jitter, rotate_and_scale
 from transporter_pl.errors import check_not_negative
 
 
@@ -50,11 +50,11 @@ class ActivationMaximisation(Baseline):
         video: Tensor = self.colours(waves(torch.view_as_complex(self.waves) * self.scale, self.canvas.video))
         return video
 
-    def transform(self, video: Tensor, progress: float) -> Tensor:
+    def transform(self, video: Tensor, progress: float, draws: Draws) -> Tensor:
         """Jitter, turn and zoom, jitter again."""
         side = min(video.shape[-2:])
-        shaken = rotate_and_scale(jitter(video, round(side * 4 / 128)), 10, 0.9, 1.1)
-        return jitter(shaken, round(side * 2 / 128))
+        shaken = rotate_and_scale(jitter(video, round(side * 4 / 128), draws), 10, 0.9, 1.1, draws)
+        return jitter(shaken, round(side * 2 / 128), draws)
 
     def optimiser(self, steps: int) -> tuple[Adam, LambdaLR]:
         """Adam with a constant learning rate."""

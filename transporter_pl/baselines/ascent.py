@@ -12,6 +12,7 @@ from transporter_pl.adapters import VLMAdapter
 from transporter_pl.baselines.base import Baseline, Shown
 from transporter_pl.baselines.references import References
 from transporter_pl.baselines.targets import Objective, Targets, objective, target_logit
+from transporter_pl.chance import draws_of
 from transporter_pl.concepts.divergences import hellinger
 from transporter_pl.concepts.pairs import Contrast, Pair
 from transporter_pl.errors import TransporterError
@@ -112,10 +113,15 @@ class Ascent:
     def _seen(self, video: Tensor) -> tuple[Tensor, ...]:
         return self.vlm.encode_layers(video) if self.baseline.reads_layers else (self.vlm.encode(video),)
 
-    def climb(self, progress: float) -> Climb:
-        """The figures of one step, differentiable down to the baseline's parameters."""
+    def climb(self, step: int, steps: int) -> Climb:
+        """The figures of one of the steps, differentiable down to the baseline's parameters.
+
+        Chance is a function of each video's seed and the step: of nothing that came before, so that a drawing that is
+        resumed goes on as it would have.
+        """
+        progress, draws = step / steps, [draws_of(f"{seed}-{step}") for seed in self.baseline.canvas.seeds]
         video = self.baseline.pixels()
-        seen = self.baseline.transform(video, progress)
+        seen = self.baseline.transform(video, progress, draws)
         layers = self._seen(seen)
         logits = self.vlm.logits(layers[-1], self.prompt, self.targets.prefixes)
         value = objective(logits, self.targets, self.kind, self.baseline.score)

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from transporter_pl.baselines.targets import Score
+from transporter_pl.baselines.transforms import Draws
 from transporter_pl.errors import TransporterError
 from transporter_pl.options import check_options
 from transporter_pl.registry import Registry
@@ -71,8 +72,7 @@ class Baseline(nn.Module, ABC):
     """Draws videos by gradient ascent on their pixels; a subclass says how they are parametrised and kept natural.
 
     Its parameters are those of B videos at once; every video has its own, and no term mixes them, so that B changes
-    nothing but time and memory. Chance in ``transform`` comes from torch's global generator, which is seeded anew
-    before every step: a run that is resumed goes on as it would have.
+    nothing but time and memory, and the last bits.
 
     Args:
         canvas: What is drawn on; a subclass may take options after it.
@@ -107,8 +107,14 @@ class Baseline(nn.Module, ABC):
     def optimiser(self, steps: int) -> tuple[Optimizer, LRScheduler]:
         """What takes the steps, and the learning rate's way through all of them."""
 
-    def transform(self, video: Tensor, progress: float) -> Tensor:
-        """What the VLM is shown of the videos in one step, of their shape; by default the videos."""
+    def transform(self, video: Tensor, progress: float, draws: Draws) -> Tensor:
+        """What the VLM is shown of the videos in one step, of their shape; by default the videos.
+
+        Args:
+            video: (B, T, 3, H, W) in [0, 1].
+            progress: Share of the steps that are done, in [0, 1).
+            draws: Each video's own source of chance in this step.
+        """
         return video
 
     def penalties(self, shown: Shown) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler, S
 from transporter_pl.baselines.base import Canvas, Shown
 from transporter_pl.baselines.pixels import PixelBaseline, normalised
 from transporter_pl.baselines.terms import coherence, l2, priming
-from transporter_pl.baselines.transforms import flip, roll
+from transporter_pl.baselines.transforms import Draws, flip, roll
 from transporter_pl.baselines.verifier import Verifier
 from transporter_pl.errors import TransporterError, check_counts, check_not_negative
 
@@ -92,9 +92,9 @@ class LEAPS(PixelBaseline):
         fall = CosineAnnealingLR(adam, max(1, steps - rise), min(LAST_LR, self.lr))
         return adam, SequentialLR(adam, [warm_up, fall], [rise])
 
-    def transform(self, video: Tensor, progress: float) -> Tensor:
+    def transform(self, video: Tensor, progress: float, draws: Draws) -> Tensor:
         """Rolled up to 30 pixels of 224, and mirrored if so asked."""
-        return flip(roll(video, round(JITTER * min(video.shape[-2:]))), self.flip)
+        return flip(roll(video, round(JITTER * min(video.shape[-2:])), draws), self.flip, draws)
 
     def penalties(self, shown: Shown) -> dict[str, Tensor]:
         """L_prim, R_coh, ‖u‖₂ and R_feat, weighted; one that is weighted by 0 is left out."""

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from transporter_pl.baselines.base import Baseline, Canvas
 from transporter_pl.baselines.parametrisations import Colours, mean_magnitude, odd_phase, spectrum, waves
-from transporter_pl.baselines.transforms import add_noise, crop
+from transporter_pl.baselines.transforms import Draws, add_noise, crop
 from transporter_pl.errors import TransporterError, check_not_negative
 
 SMALLEST_CROP = 64  # pixels a side: of a larger frame, a box of fewer shows a VLM but few of its patches
@@ -64,12 +64,12 @@ class MACO(Baseline):
         video: Tensor = self.colours(waves(torch.polar(self.magnitude.expand_as(phase), phase), self.canvas.video))
         return video
 
-    def transform(self, video: Tensor, progress: float) -> Tensor:
+    def transform(self, video: Tensor, progress: float, draws: Draws) -> Tensor:
         """A box of the frame, and noise."""
         first, last = self.crops
         bound = min(1.0, SMALLEST_CROP / min(video.shape[-2:]))
         side = max(bound, first + (last - first) * progress)
-        return add_noise(crop(video, side, side), self.noise)
+        return add_noise(crop(video, side, side, draws), self.noise, draws)
 
     def optimiser(self, steps: int) -> tuple[NAdam, LambdaLR]:
         """NAdam with a constant learning rate."""

@@ -155,7 +155,7 @@ class BaselineStage(Stage):
 
     def training_step(self, batch: int, index: int) -> Tensor:
         """The loss of all videos, which do not know of each other."""
-        climb = self.climbing().climb(self.global_step / self.steps)
+        climb = self.climbing().climb(self.global_step, self.steps)
         figures = {"objective": climb.objective, "probability": climb.probability}
         for name, values in figures.items():
             self.log(name, values.detach().mean(), prog_bar=True, batch_size=1)

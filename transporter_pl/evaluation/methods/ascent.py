@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from transporter_pl.baselines.base import Canvas, check_baseline, new_baseline
 from transporter_pl.baselines.references import NATURAL, References
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.evaluation.methods.base import Method
@@ -17,9 +18,11 @@ from transporter_pl.evaluation.samples import Case, Drawn
 from transporter_pl.evaluation.setup import Explained, Setup
 from transporter_pl.evaluation.studio import Studio
 from transporter_pl.files import delete
+from transporter_pl.options import resolved
 from transporter_pl.stages.alone import digest_of, train_alone
 from transporter_pl.stages.baseline import BaselineStage
 
+WORK = "work"  # folder of what is under way
 SEEDS = 1_000_000  # seeds of starts from one seed of the table to the next
 
 
@@ -49,10 +52,9 @@ class PixelAscent(Method):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.restarts = restarts
-        self.arguments: dict[str, Any] = {
-            **{"baseline": baseline, "options": dict(options or {}), "objective": objective},
-            **{"forwards": forwards, "restarts": restarts},
-        }
+        self.baseline, self.options = baseline, dict(options or {})
+        self.arguments: dict[str, Any] = {"baseline": baseline, "options": self.options, "objective": objective}
+        self.arguments |= {"forwards": forwards, "restarts": restarts}
 
     def check(self, explained: Explained, setup: Setup) -> None:
         """Refuse what the stage refuses.
@@ -62,20 +64,25 @@ class PixelAscent(Method):
         """
         super().check(explained, setup)
         BaselineStage(explained.vlm, setup.video, [Pair("no", "yes", ("{}",))], **self.arguments)
+        video = setup.video
+        grey = torch.linspace(0, 1, 3).view(3, 1, 1).expand(1, video.frames, 3, video.height, video.width)
+        new_baseline(self.baseline, Canvas(video, (0,), grey, grey), self.options)
+
+    def settings(self) -> dict[str, Any]:
+        """All options of the baseline, those that were not given too."""
+        return {"baseline": resolved(check_baseline(self.baseline, self.options), self.options)}
 
     def draw(self, studio: Studio, cases: tuple[Case, ...], seed: int, folder: Path) -> Drawn:
         """The best restart of every case, so many cases at once that their restarts are a batch."""
-        starts, videos, seconds, forwards, folders = studio.starts(cases, seed), [], 0.0, 0, []
+        starts, videos, seconds, forwards = studio.starts(cases, seed), [], 0.0, 0
         for rows in torch.split(torch.arange(len(cases)), max(1, studio.batch_size // self.restarts)):
             some = [cases[row] for row in rows.tolist()]
             stage = self._stage(studio, some, starts[rows], SEEDS * seed + int(rows[0]))
-            folders.append(folder / digest_of(dict(stage.hparams)))
-            seconds += train_alone(stage, folders[-1], studio.device)[0]
+            seconds += train_alone(stage, folder / WORK / digest_of(dict(stage.hparams)), studio.device)[0]
             videos.append(stage.reached.video.float().cpu())
             forwards = stage.forwards
         drawn = studio.drawn(torch.cat(videos), cases, seed, seconds, forwards)
-        for part in folders:
-            delete(part)
+        delete(folder / WORK)
         return drawn
 
     def _stage(self, studio: Studio, cases: list[Case], starts: Tensor, seed: int) -> BaselineStage:
@@ -83,5 +90,10 @@ class PixelAscent(Method):
         pairs: list[Pair | str] = [replace(case.pair, contexts=(case.context,)) for case in cases]
         stage = BaselineStage(studio.explained.vlm, studio.video, pairs, seed=seed, **self.arguments)
         real = torch.stack([case.real for case in cases])
-        stage.ask(studio.vlm, References(starts, real, studio.references[:NATURAL]))
+        stage.ask(studio.vlm, References(starts, real, self._natural(studio)))
         return stage
+
+    def _natural(self, studio: Studio) -> Tensor | None:
+        """Reference clips, for a baseline that measures them."""
+        kind = check_baseline(self.baseline, self.options)
+        return studio.natural(NATURAL) if kind.needs_natural else None

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import lightning as L  # noqa: N812
+import torch
 
 from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.coupling.bridge import Bridge
@@ -15,6 +16,7 @@ from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError, check_counts, check_not_negative
 from transporter_pl.evaluation.cells import held
+from transporter_pl.evaluation.methods.ascent import WORK
 from transporter_pl.evaluation.methods.base import Method, Need
 from transporter_pl.evaluation.methods.transporter import transport
 from transporter_pl.evaluation.samples import Case, Drawn
@@ -77,7 +79,8 @@ class Trained(Method):
             TransporterError: If so, or if the cache can't be read.
         """
         super().check(explained, setup)
-        CouplingNetwork(CouplingConfig.of(self._data(explained).shapes, self.network))
+        with torch.device("meta"):  # what can't be built is refused, and nothing is drawn
+            CouplingNetwork(CouplingConfig.of(self._data(explained).shapes, self.network))
         self._concepts(explained, setup, "", 0)
         bare = next((pair for pair in setup.pairs if not pair.contexts), None)
         if bare is not None and self.concepts.get("trajectory", "generated") == "generated":
@@ -90,10 +93,10 @@ class Trained(Method):
         bridge = Bridge(studio.generator, studio.vlm, CouplingNetwork.from_pretrained(coupling).to(studio.device))
         stage = self._concepts(studio.explained, studio.setup, str(coupling), seed)
         stage.ask(bridge)
-        work = folder / digest_of(dict(stage.hparams))
+        work = folder / WORK / digest_of(dict(stage.hparams))
         train_alone(stage, work, studio.device)
         drawn = transport(studio, bridge, ConceptBank.from_pretrained(work / "concepts"), self.phi, cases, seed)
-        delete(work)
+        delete(folder / WORK)
         return drawn
 
     def _coupling(self, studio: Studio, seed: int) -> Path:
