@@ -43,6 +43,17 @@ def check_options(
             raise TransporterError(msg)
 
 
+def resolved(kind: type, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a class: those that are given, and the defaults of the others.
+
+    Args:
+        kind: The class.
+        options: Those that are given; an argument without default that is not among them is left out.
+    """
+    parameters = inspect.signature(kind).parameters.values()
+    return {**{one.name: one.default for one in parameters if one.default is not one.empty}, **options}
+
+
 def _hints(kind: type) -> dict[str, Any]:
     """Types of a class's arguments; none where some exist for type checkers alone."""
     try:

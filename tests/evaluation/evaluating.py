@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+import torch
 import yaml
 
 from transporter_pl.cli import main
@@ -28,7 +29,8 @@ class Brightness(Column):
         self.scale = scale
 
     def measure(self, judged):
-        return self.scale * float(judged.drawn.video.mean() - judged.references.mean())
+        references = torch.cat(list(judged.references.batches(2)))
+        return self.scale * float(judged.drawn.video.mean() - references.mean())
 
 
 class Failing(Method):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.errors import TransporterError
-from transporter_pl.evaluation.cases import choose, read_references
+from transporter_pl.evaluation.cases import ReferenceClips, choose
 from transporter_pl.samples import VideoSpec
 
 RIGHT, BLUE = Pair("left", "right"), Pair("red", "blue")
@@ -32,7 +32,7 @@ class Data:
     def __init__(self, captions, broken=()):
         self.video = VideoSpec(1, 1, 1)
         self.clips = [Clip(f"clip{k}", said if isinstance(said, tuple) else (said,)) for k, said in enumerate(captions)]
-        self.broken, self.read = set(broken), []
+        self.broken, self.read, self.scale = set(broken), [], 1.0
 
     def __len__(self):
         return len(self.clips)
@@ -42,7 +42,7 @@ class Data:
         if index in self.broken:
             msg = "video: can't be read"
             raise TransporterError(msg)
-        return Read(torch.full((1, 3, 1, 1), float(index)))
+        return Read(torch.full((1, 3, 1, 1), self.scale * index))
 
 
 def ids(selection):
@@ -86,14 +86,41 @@ def test_broken_files_are_replaced_and_told():
     assert found.skipped == ("clip0: video: can't be read", "clip1: video: can't be read")
     assert found.references == (4, 5)
     said = []
-    assert read_references(data, found, said.append).unique().tolist() == [4.0]
-    assert said == ["clip5: video: can't be read"]
+    references = ReferenceClips(data, found.references, said.append)
+    for _ in range(2):
+        assert [batch.unique().tolist() for batch in references.batches(2)] == [[4.0]]
+    assert said == ["clip5: video: can't be read"]  # once
 
 
 def test_references_of_which_none_can_be_read():
     data = Data(["right", "left"], broken=[1])
+    references = ReferenceClips(data, choose(data, [RIGHT], 1, 1).references, print)
     with pytest.raises(TransporterError, match="references: none of the 1 clips can be read"):
-        read_references(data, choose(data, [RIGHT], 1, 1), print)
+        list(references.batches(2))
+    with pytest.raises(TransporterError, match="references: none of the 1 clips can be read"):
+        references.first(2)
+
+
+def test_references_are_read_when_they_are_asked_for():
+    data = Data(["left"] * 9, broken=[1])
+    references = ReferenceClips(data, range(9), print)
+    assert data.read == []
+    batches = references.batches(3)
+    assert next(batches).flatten(1)[:, 0].tolist() == [0, 2, 3]
+    assert data.read == [0, 1, 2, 3]
+    assert [len(batch) for batch in batches] == [3, 2]
+
+
+def test_the_first_references_are_read_once():
+    data = Data(["left"] * 9, broken=[0])
+    data.scale = 1 / 255
+    references = ReferenceClips(data, range(9), print)
+    for _ in range(2):
+        found = references.first(3)
+        assert found.shape == (3, 1, 3, 1, 1)
+        torch.testing.assert_close(found[:, 0, 0, 0, 0], torch.tensor([1, 2, 3]) / 255)
+    assert data.read == [0, 1, 2, 3]
+    assert len(references.first(99)) == 8
 
 
 @given(st.lists(st.sampled_from(["blue right", "red right", "blue left", "red left"]), max_size=30), st.integers(1, 4))

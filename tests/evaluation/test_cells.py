@@ -2,6 +2,7 @@
 
 import json
 
+import fsspec
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +12,7 @@ from processes import forks
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.cells import (
     add_figures,
+    content_of,
     forget_missing,
     held,
     quantised,
@@ -97,8 +99,51 @@ def test_figures_of_several_tables_stand_side_by_side(folder):
 def test_what_was_missing_is_tried_again_and_nothing_else(folder):
     columns = {"fvd": {}, "spice": {}}
     add_figures(folder, columns, Figures({"fvd": 3.0, "spice": None}, {"spice": "no Java"}))
-    forget_missing(folder)
+    forget_missing(folder, {"fvd": {}, "spice": {"of": "another table"}})
+    with held(folder):
+        forget_missing(folder, columns)
+    assert stored_figures(folder, columns) == Figures({"fvd": 3.0, "spice": None}, {"spice": "no Java"})
+    forget_missing(folder, columns)
     assert stored_figures(folder, columns) == Figures({"fvd": 3.0}, {})
+
+
+def test_a_cell_that_another_process_is_at_is_not_even_read(folder):
+    (folder / "figures.json").write_text('{"half')
+    with held(folder):
+        forget_missing(folder, {"fvd": {}})
+    with pytest.raises(TransporterError, match=r"figures.json' can't be read"):
+        forget_missing(folder, {"fvd": {}})
+
+
+@pytest.mark.parametrize(
+    ("need", "names"),
+    [
+        ("coupling", ["coupling.safetensors"]),
+        ("concepts", ["concepts.safetensors"]),
+        ("cache", ["index.safetensors", "cache.json"]),
+    ],
+)
+def test_what_is_made_anew_is_told_apart(tmp_path, need, names):
+    place = tmp_path / "a [1]"
+    assert content_of(need, place) == str(place)  # a name at the Hub
+    place.mkdir()
+    for name in names:
+        (place / name).write_text(name)
+    first = content_of(need, place)
+    (place / "shard-0000000.safetensors").write_text("large")
+    assert content_of(need, place) == content_of(need, place.rename(tmp_path / "b")) == first
+    for name in names:
+        (tmp_path / "b" / name).write_text("anew")
+        assert content_of(need, tmp_path / "b") != first
+        (tmp_path / "b" / name).write_text(name)
+
+
+def test_a_content_in_a_bucket():
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/of-cells/cache.json", b"one")
+    first = content_of("cache", "memory://of-cells")
+    system.pipe_file("/of-cells/cache.json", b"two")
+    assert content_of("cache", "memory://of-cells") != first
 
 
 def test_another_drawing_has_no_figures(folder):

@@ -1,6 +1,8 @@
 """Every column beside its metric called by hand, on clips that a real VLM of random weights looks at."""
 
-from dataclasses import replace
+import gc
+import weakref
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import pytest
@@ -15,6 +17,7 @@ from transporter_pl.concepts.pairs import Pair
 from transporter_pl.datamodules.shapemotion.world import render, sample_scene
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation import video_columns
+from transporter_pl.evaluation.cases import ReferenceClips
 from transporter_pl.evaluation.columns import Column, check_columns, columns, headings, measure
 from transporter_pl.evaluation.samples import Case, Drawn, Judged
 from transporter_pl.loading import load_vlm
@@ -22,6 +25,7 @@ from transporter_pl.metrics.captions import BLEU4, CaptionCosine, CIDErD
 from transporter_pl.metrics.clip import CLIPGain, VideoCLIPScore
 from transporter_pl.metrics.encoders import ImageTextEncoder, VideoEncoder
 from transporter_pl.metrics.frechet import FrechetVideoDistance
+from transporter_pl.metrics.missing import MissingPart
 from transporter_pl.metrics.similarity import EmbeddingSimilarity
 
 CASES = 11  # more than a batch
@@ -55,6 +59,23 @@ class Sums(VideoEncoder, ImageTextEncoder):
         return torch.tensor([[caption.count(letter) for letter in "adel"] for caption in captions]) * self.scale
 
 
+@dataclass(frozen=True)
+class Clip:
+    video: torch.Tensor
+
+
+class Absent(Sums):
+    """One whose weights can't be had, for which it looks each time."""
+
+    asked = 0
+
+    @classmethod
+    def from_pretrained(cls, path=None, device="cpu"):
+        cls.asked += 1
+        msg = f"moments: {path} is not here"
+        raise MissingPart(msg)
+
+
 SUMS = f"{__name__}.Sums"
 
 
@@ -79,6 +100,12 @@ class Infinite(Column):
         return float("inf")
 
 
+def listed(videos):
+    """References that lie in memory."""
+    clips = [Clip(video) for video in videos]
+    return ReferenceClips(clips, range(len(clips)), print)
+
+
 @pytest.fixture(scope="module")
 def judged(tiny):
     draws = torch.Generator().manual_seed(0)
@@ -87,7 +114,7 @@ def judged(tiny):
     captions = tuple(f"a {WORDS[i % 3]} oval right {i}" for i in range(CASES))
     shares = torch.rand(2, CASES, generator=draws)
     made = Drawn(drawn, captions, *shares, seconds=5.5, forwards=40)
-    references = render(sample_scene(20, draws), 5, 32, draws)
+    references = listed(render(sample_scene(20, draws), 5, 32, draws))
     return Judged(cases, made, start, references, load_vlm(tiny.vlm, tiny.video))
 
 
@@ -141,7 +168,7 @@ def test_real_clips_are_like_themselves(judged):
 
 def test_fvd_is_measured_against_the_references(judged):
     metric = FrechetVideoDistance(Sums(2.0))
-    metric.update(judged.references, real=True)
+    metric.update(torch.cat(list(judged.references.batches(20))), real=True)
     metric.update(judged.drawn.video, real=False)
     assert value("fvd", judged, encoder=SUMS, path="2") == near(metric.compute())
 
@@ -154,7 +181,7 @@ def test_references_are_seen_once(judged):
     video_columns._seen.cache_clear()
     assert value("fvd", other, encoder=SUMS) == pytest.approx(second)
     assert first != pytest.approx(second)
-    fewer = replace(judged, references=judged.references[:12])
+    fewer = replace(judged, references=listed(torch.cat(list(judged.references.batches(20)))[:12]))
     assert value("fvd", fewer, encoder=SUMS) != pytest.approx(first)
 
 
@@ -163,6 +190,26 @@ def test_an_encoder_is_loaded_once(judged):
     measure({name: {"encoder": SUMS, "path": "3"} for name in ("fvd", "clip", "clip_gain", "caption_cos")}, judged)
     measure({"clip": {"encoder": SUMS, "path": "3"}}, judged)
     assert Sums.loaded == before + 1
+
+
+def test_weights_that_cannot_be_had_are_looked_for_once(judged):
+    name = f"{__name__}.Absent"
+    asked = {column: {"encoder": name, "path": "x.pt"} for column in ("fvd", "clip", "clip_gain")}
+    for _ in range(2):
+        figures = measure(asked, judged)
+        assert figures.missing == dict.fromkeys(asked, "moments: x.pt is not here")
+    assert Absent.asked == 1
+
+
+def test_no_vlm_outlives_its_figures(tiny, judged):
+    vlm = load_vlm(tiny.vlm, tiny.video)
+    left = weakref.ref(vlm)
+    figures = measure({"cos": {}, "kl": {}, "token": {}, "clip": {"encoder": SUMS}}, replace(judged, vlm=vlm))
+    assert figures.missing == {}
+    measure({"clip": {"encoder": f"{__name__}.Absent"}}, replace(judged, vlm=vlm))
+    del vlm
+    gc.collect()
+    assert left() is None
 
 
 def test_captions_are_compared_with_those_of_the_positive_word(judged, wanted):

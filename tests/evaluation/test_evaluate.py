@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.cells import held
+from transporter_pl.evaluation.methods.transporter import Transporter
 
 JOBS = [f"tiny/{row}/seed{seed}" for seed in range(2) for row in ("real", "generator", "ours")]
 
@@ -176,7 +177,7 @@ def test_broken_reference_clips_are_told(settings, clips, tmp_path, capsys):
         ({"steps": 3}, "steps: '.*drawn.json' was made with 2, not 3; give another folder as out"),
         ({"scenes": 1}, "cases.1.id: .* was made with '7', not None"),
         ({"references": 2}, "references: .* was made with '3 clips, .*', not '2 clips"),
-        ({"rows": {"ours": {"method": "transporter"}}}, "options.phi: .* was made with 0.5, not None"),
+        ({"rows": {"ours": {"method": "transporter"}}}, "options.phi: .* was made with 0.5, not 1.0"),
         ({"rows": {"ours": {"method": "generator"}}}, "method: .* was made with 'transporter', not 'generator'"),
         ({"seeds": 0}, "seeds: 0 is too small"),
         ({"processes": 0}, "processes: 0 is too small"),
@@ -228,3 +229,20 @@ def test_a_bank_that_was_trained_anew_is_another_setting(again, tmp_path):
     found.save(bank)
     with pytest.raises(TransporterError, match=r"^concepts: '.*ours/seed0/drawn.json' was made with 'content "):
         called({**again, "vlms": vlms})
+
+
+def test_another_default_is_another_setting(again, monkeypatch):
+    """An option that nobody gave is what it was when the cell was drawn."""
+    rows = {"ours": {"method": "transporter"}}
+    given = {**again, "rows": rows, "seeds": 1, "out": f"{again['out']}-plain"}
+    called(given)
+    called({**given, "rows": {"ours": {"method": "transporter", "options": {"phi": 1.0}}}})  # the default, written
+    monkeypatch.setattr(Transporter.__init__, "__defaults__", (0.5,))
+    with pytest.raises(TransporterError, match=r"^options.phi: .* was made with 1.0, not 0.5"):
+        called(given)
+
+
+def test_what_a_method_adds_is_a_setting(again, monkeypatch):
+    monkeypatch.setattr(Transporter, "settings", lambda _: {"baseline": {"lr": 0.1}})
+    with pytest.raises(TransporterError, match=r"^baseline.lr: .* was made with None, not 0.1"):
+        called(again)

@@ -10,6 +10,7 @@ from transporter_pl.chance import draws_of
 from transporter_pl.concepts.pairs import Contrast, Pair
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
+from transporter_pl.evaluation.cases import ReferenceClips
 from transporter_pl.evaluation.cells import quantised
 from transporter_pl.evaluation.methods.base import Method, methods, new_method
 from transporter_pl.evaluation.samples import Case
@@ -36,7 +37,7 @@ def explained(tiny, trained):
 def studio(setup, explained, tmp_path_factory):
     generator = cache(partial(load_generator, setup.generator, setup.video))
     out = tmp_path_factory.mktemp("studio")
-    return Studio(setup, explained, generator, lambda: torch.zeros(1), out, torch.device("cpu"))
+    return Studio(setup, explained, generator, ReferenceClips([], [], print), out, torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")

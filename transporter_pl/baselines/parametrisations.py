@@ -6,6 +6,7 @@ slowly is reached first, as in natural videos. With a spectrum a frame, frames w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Self
 
 import torch
@@ -108,14 +109,13 @@ class Colours(nn.Module):
         Raises:
             TransporterError: If no clip has any contrast.
         """
-        values = natural.double().logit(MARGIN).movedim(-3, 1).flatten(2)
-        means = values.mean(-1, keepdim=True)
-        variances, vectors = torch.linalg.eigh((values - means).movedim(0, 1).flatten(1).cov(correction=0))
+        mean, covariance = (torch.stack(found).mean(0) for found in zip(*map(_moments, natural), strict=True))
+        variances, vectors = torch.linalg.eigh(covariance)
         if not variances[-1] > torch.finfo(natural.dtype).eps:
             msg = f"natural: none of these {len(natural)} clips has any contrast; give natural clips"
             raise TransporterError(msg)
         root = vectors * variances.clamp_min(0).sqrt() @ vectors.mT
-        return cls(root.to(natural), means.mean((0, 2)).to(natural))
+        return cls(root.to(natural), mean.to(natural))
 
     def forward(self, values: Tensor) -> Tensor:
         """Values u → pixels x, both (..., 3, H, W)."""
@@ -127,20 +127,28 @@ class Colours(nn.Module):
         return torch.einsum("cr,...rhw->...chw", torch.linalg.pinv(self.axes), values)
 
 
-def mean_magnitude(values: Tensor) -> Tensor:
+def _moments(clip: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of a clip's colours before the sigmoid, (3,) and (3, 3), in double."""
+    values = clip.double().logit(MARGIN).movedim(-3, 0).flatten(1)
+    return values.mean(1), values.cov(correction=0)
+
+
+def mean_magnitude(values: Iterable[Tensor]) -> Tensor:
     """Mean magnitude of the clips' spectra, for videos of zero mean and unit variance in each of the three values.
 
     Standardised once: with an ``odd_phase`` no phase changes a wave's magnitude, and by Parseval's theorem none changes
     a video's variance.
 
     Args:
-        values: Uncorrelated values of M clips, (M, T, 3, H, W).
+        values: Uncorrelated values of M clips, (T, 3, H, W) each; in one tensor, or made one after the other.
 
     Returns:
         (T, 3, H, W // 2 + 1).
     """
-    magnitude = spectrum(values).abs().mean(0)
+    magnitude = torch.zeros(())
+    for clip in values:  # their number does not matter: the power below is divided out
+        magnitude = magnitude + spectrum(clip).abs()
     magnitude[0, :, 0, 0] = 0
-    frames, _, height, width = values.shape[1:]
+    frames, _, height, width = clip.shape
     power = waves(magnitude, VideoSpec(frames, height, width)).square().mean(AXES, keepdim=True)
-    return magnitude / power.sqrt().clamp_min(torch.finfo(values.dtype).tiny)
+    return magnitude / power.sqrt().clamp_min(torch.finfo(magnitude.dtype).tiny)

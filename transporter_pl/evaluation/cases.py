@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Protocol
 
 import torch
@@ -55,7 +56,7 @@ class Selection:
 
     Attributes:
         cases: The cases, pair by pair.
-        references: Indices of clips that are none of the cases', see ``read_clips``.
+        references: Indices of clips that are none of the cases', see ``ReferenceClips``.
         skipped: What is wrong with clips that would have been chosen.
     """
 
@@ -84,7 +85,7 @@ def choose(data: Source, pairs: Sequence[Pair], scenes: int, references: int) ->
         contexts = _contexts(data.clips, pair, taken)
         rows = _evenly(list(contexts), scenes)
         order = [*rows, *(row for row in contexts if row not in rows)]
-        videos = read_clips(data, order, scenes, skipped.append)
+        videos = dict(islice(read_clips(data, order, skipped.append), scenes))
         if len(videos) < scenes:
             msg = f"scenes: {scenes} of each pair, but of {pair.name} there are {len(videos)}: clips that can be read, "
             msg += f"serve no earlier pair and have a caption with {pair.positive!r} once; ask for fewer scenes, or "
@@ -98,38 +99,70 @@ def choose(data: Source, pairs: Sequence[Pair], scenes: int, references: int) ->
     return Selection(tuple(cases), tuple(_evenly(left, references)), tuple(skipped))
 
 
-def read_clips(data: Source, rows: Iterable[int], count: int, skipped: Callable[[str], object]) -> dict[int, Tensor]:
-    """The first clips that can be read, (T, 3, H, W) each, by their index.
+class ReferenceClips:
+    """Real clips that are none of the cases', read when they are asked for: all of them may not fit into memory.
+
+    Args:
+        data: The clips.
+        rows: Their indices.
+        skipped: Is told once what is wrong with each that can't be read.
+    """
+
+    def __init__(self, data: Source, rows: Sequence[int], skipped: Callable[[str], object]) -> None:
+        self._data, self._rows, self._skipped = data, rows, skipped
+        self._told = set[str]()
+        self._kept: dict[int, Tensor] = {}
+
+    def batches(self, size: int) -> Iterator[Tensor]:
+        """All that can be read, (B, T, 3, H, W) in [0, 1], at most ``size`` at once; read anew by every call.
+
+        Raises:
+            TransporterError: If none can.
+        """
+        clips = self._read()
+        while some := list(islice(clips, size)):
+            yield torch.stack(some)
+
+    def first(self, count: int) -> Tensor:
+        """The first that can be read, (M, T, 3, H, W) in [0, 1]; kept as bytes, as one row after the other asks.
+
+        Raises:
+            TransporterError: If none can.
+        """
+        if count not in self._kept:
+            some = [(clip * 255).round().to(torch.uint8) for clip in islice(self._read(), count)]
+            self._kept[count] = torch.stack(some)
+        return self._kept[count].float() / 255
+
+    def _read(self) -> Iterator[Tensor]:
+        count = 0
+        for count, (_, clip) in enumerate(read_clips(self._data, self._rows, self._tell), 1):  # noqa: B007
+            yield clip
+        if not count:
+            msg = f"references: none of the {len(self._rows)} clips can be read; replace the files"
+            raise TransporterError(msg)
+
+    def _tell(self, said: str) -> None:
+        if said not in self._told:
+            self._told.add(said)
+            self._skipped(said)
+
+
+def read_clips(data: Source, rows: Iterable[int], skipped: Callable[[str], object]) -> Iterator[tuple[int, Tensor]]:
+    """The clips that can be read, one after the other: index and video (T, 3, H, W).
 
     Args:
         data: The clips.
         rows: Indices, in the order in which they are tried.
-        count: How many to read.
         skipped: Is told what is wrong with the others.
     """
-    found: dict[int, Tensor] = {}
     for row in rows:
-        if len(found) == count:
-            break
         try:
-            found[row] = data[row].video
+            video = data[row].video
         except TransporterError as error:
             skipped(f"{data.clips[row].id}: {error}")
-    return found
-
-
-def read_references(data: Source, selection: Selection, skipped: Callable[[str], object]) -> Tensor:
-    """The reference clips that can be read, (R, T, 3, H, W).
-
-    Raises:
-        TransporterError: If none can.
-    """
-    rows = selection.references
-    found = read_clips(data, rows, len(rows), skipped)
-    if not found:
-        msg = f"references: none of the {len(rows)} clips can be read; replace the files"
-        raise TransporterError(msg)
-    return torch.stack(list(found.values()))
+        else:
+            yield row, video
 
 
 def _contexts(clips: Sequence[Described], pair: Pair, taken: set[int]) -> dict[int, str]:

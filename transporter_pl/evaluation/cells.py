@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
+from fsspec.core import url_to_fs
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -19,6 +21,11 @@ from transporter_pl.evaluation.figures import Figures, versions
 from transporter_pl.files import replace_file
 
 VIDEO, FACTS, FIGURES, LOCK = "drawn.safetensors", "drawn.json", "figures.json", ".lock"
+CONTENTS = {  # files that tell apart what was made under the same name
+    "coupling": ("coupling.safetensors",),
+    "concepts": ("concepts.safetensors",),
+    "cache": ("index.safetensors", "cache.json"),  # the index vouches for every byte of the shards
+}
 Columns = Mapping[str, Mapping[str, Any]]
 
 
@@ -114,16 +121,42 @@ def add_figures(folder: Path, columns: Columns, figures: Figures) -> None:
     replace_file(file, lambda aside: aside.write_text(_json(known), encoding="utf-8"))
 
 
-def forget_missing(folder: Path) -> None:
-    """Drop the columns that could not be computed: what they lacked may be there now."""
+def forget_missing(folder: Path, columns: Columns | None = None) -> None:
+    """Drop those of the columns that could not be computed: what they lacked may be there now.
+
+    A cell that another process is at is left to it, and so are columns of other tables.
+    """
     file = folder / FIGURES
     if not file.is_file():
         return
     with held(folder) as mine:
+        if not mine:
+            return
         known = _read(file)
-        kept = {key: row for key, row in known.items() if not row.get("missing")}
-        if mine and kept != known:
+        ours = known if columns is None else {_key(name, options) for name, options in columns.items()}
+        kept = {key: row for key, row in known.items() if key not in ours or not row.get("missing")}
+        if kept != known:
             replace_file(file, lambda aside: aside.write_text(_json(kept), encoding="utf-8"))
+
+
+def content_of(need: str, place: str | Path) -> str:
+    """What was trained or made, told by its content, as it may be made anew under its old name.
+
+    Args:
+        need: ``coupling``, ``concepts`` or ``cache``.
+        place: Its folder or URL. Where none of its files is, as at the Hub, the name has to do.
+    """
+    system, root = url_to_fs(str(place))
+    files = [file for file in (f"{root}/{name}" for name in CONTENTS[need]) if system.exists(file)]
+    return f"content {digest(map(system.cat_file, files))}" if files else str(place)
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """A short name that other parts, or parts in another order, do not have."""
+    whole = hashlib.sha256()
+    for part in parts:
+        whole.update(hashlib.sha256(part).digest())
+    return whole.hexdigest()[:16]
 
 
 def _key(name: str, options: Mapping[str, Any]) -> str:
@@ -131,7 +164,7 @@ def _key(name: str, options: Mapping[str, Any]) -> str:
 
 
 def _json(value: object) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False)
+    return json.dumps(value, indent=1, ensure_ascii=False, default=str)  # an option's default may be any value
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
-from functools import cache
+from collections.abc import Callable
+from functools import cache, wraps
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from transporter_pl.evaluation.columns import Column
 from transporter_pl.metrics.encoders import ImageTextEncoder, VideoEncoder, text_encoders
+from transporter_pl.metrics.missing import MissingPart
 from transporter_pl.registry import Registry
 
 if TYPE_CHECKING:
     import torch
+
+
+T = TypeVar("T")
+
+
+def once(load: Callable[..., T]) -> Callable[..., T]:
+    """``cache`` that remembers a ``MissingPart``, too: no other cell waits again for weights that can't be had."""
+
+    @cache
+    def tried(*given: Any) -> tuple[T | None, str]:  # noqa: ANN401  (what ``load`` takes)
+        try:
+            return load(*given), ""
+        except MissingPart as error:
+            return None, str(error)  # its words alone: its traceback holds all that was at work
+
+    @wraps(load)
+    def loaded(*given: Any) -> T:  # noqa: ANN401
+        found, missing = tried(*given)
+        if found is None:
+            raise MissingPart(missing)
+        return found
+
+    return loaded
 
 
 class EncoderColumn(Column):
@@ -41,7 +66,7 @@ class EncoderColumn(Column):
         return _loaded(self.kind, self.path, device)
 
 
-@cache  # by the class: one that is both kinds of encoder is loaded once
+@once  # by the class: one that is both kinds of encoder is loaded once
 def _loaded(
     kind: type[VideoEncoder | ImageTextEncoder], path: str | None, device: torch.device
 ) -> VideoEncoder | ImageTextEncoder:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +12,7 @@ import torch
 
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.cases import Selection, Source, choose
-from transporter_pl.evaluation.cells import stored, stored_figures, stored_video
+from transporter_pl.evaluation.cells import CONTENTS, content_of, digest, stored, stored_figures, stored_video
 from transporter_pl.evaluation.columns import headings
 from transporter_pl.evaluation.figures import Cell, Heading, Table, versions
 from transporter_pl.evaluation.methods.base import Method, new_method
@@ -22,6 +20,7 @@ from transporter_pl.evaluation.methods.real import Real
 from transporter_pl.evaluation.samples import Drawn
 from transporter_pl.evaluation.setup import Explained, Row, Setup
 from transporter_pl.evaluation.studio import plain_spec, shared_settings, starts_folder
+from transporter_pl.options import resolved
 from transporter_pl.report.comparison import Comparison, compare
 
 
@@ -173,26 +172,22 @@ class Plan:
 
     def _settings(self, vlm: str, row: str, seed: int) -> dict[str, Any]:
         """All that a drawing depends on, as JSON holds it."""
-        method, shared = self.rows[row], shared_settings(self.setup, self.selection.cases, seed)
-        trained: dict[str, Any] = {need: self._contents[vlm, need] for need in self.methods[row].needs}
-        drawn = {"vlm": plain_spec(self.vlms[vlm].vlm), "method": method.method, "options": method.options}
-        return {**shared, **drawn, **trained, "references": self._references}
+        method, shared = self.methods[row], shared_settings(self.setup, self.selection.cases, seed)
+        trained: dict[str, Any] = {need: self._contents[vlm, need] for need in method.needs}
+        options = resolved(type(method), self.rows[row].options)
+        drawn = {"vlm": plain_spec(self.vlms[vlm].vlm), "method": self.rows[row].method, "options": options}
+        return {**method.settings(), **shared, **drawn, **trained, "references": self._references}
 
     @cached_property
     def _contents(self) -> dict[tuple[str, str], str]:
-        """What is in the folders that were trained for each VLM: one may be trained anew under its old name."""
-        found = {}
-        for name, explained in self.vlms.items():
-            for need in ("coupling", "concepts"):
-                files = sorted(Path(str(getattr(explained, need))).glob("*.safetensors"))
-                found[name, need] = f"content {_digest(file.read_bytes() for file in files)}"
-            found[name, "cache"] = str(explained.cache)
-        return found
+        """What is in the folders that were made for each VLM, of those that are given."""
+        given = [(name, need, getattr(explained, need)) for name, explained in self.vlms.items() for need in CONTENTS]
+        return {(name, need): content_of(need, place) for name, need, place in given if place is not None}
 
     @cached_property
     def _references(self) -> str:
         ids = [self.data.clips[row].id for row in self.selection.references]
-        return f"{len(ids)} clips, {_digest(name.encode() for name in ids)}"
+        return f"{len(ids)} clips, {digest(name.encode() for name in ids)}"
 
     def _told(self) -> dict[str, Any]:
         """The settings as a reader of the table wants them."""
@@ -206,10 +201,3 @@ class Plan:
             "rows": {key: asdict(row) for key, row in self.rows.items()},
             "columns": self.columns,
         }
-
-
-def _digest(parts: Iterable[bytes]) -> str:
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(hashlib.sha256(part).digest())
-    return digest.hexdigest()[:16]

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from transporter_pl.adapters import VLMAdapter
+    from transporter_pl.evaluation.cases import ReferenceClips
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,12 @@ class Judged:
         cases: The K cases.
         drawn: What was drawn for them.
         start: The clips of ε− that the generator draws with the same seed, (K, T, 3, H, W); the same for all methods.
-        references: Real clips that are none of the cases', (R, T, 3, H, W).
+        references: Real clips that are none of the cases'; ``references.batches`` reads them, a few at a time.
         vlm: The VLM that is explained.
     """
 
     cases: tuple[Case, ...]
     drawn: Drawn
     start: Tensor
-    references: Tensor
+    references: ReferenceClips
     vlm: VLMAdapter

@@ -18,6 +18,7 @@ from transporter_pl.concepts.pairs import Contrast
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
+from transporter_pl.evaluation.cases import ReferenceClips
 from transporter_pl.evaluation.cells import held, quantised, store, stored, stored_video
 from transporter_pl.evaluation.samples import Case, Drawn
 from transporter_pl.evaluation.setup import Explained, Setup
@@ -35,7 +36,7 @@ class Studio:
         setup: What all rows share.
         explained: The VLM, and what was trained for it.
         generator: Gives the loaded generator, which studios share.
-        references: Gives the reference clips, which they share too.
+        references: The reference clips, which they share too.
         out: Folder of the evaluation.
         device: Where the models are.
     """
@@ -45,14 +46,14 @@ class Studio:
         setup: Setup,
         explained: Explained,
         generator: Callable[[], GeneratorAdapter],
-        references: Callable[[], Tensor],
+        references: ReferenceClips,
         out: Path,
         device: torch.device,
     ) -> None:
         self.setup, self.explained, self.device, self.out = setup, explained, device, out
         self.generator_spec, self.video = setup.generator, setup.video
         self.steps, self.batch_size = setup.steps, setup.batch_size
-        self._generator, self._references = generator, references
+        self.references, self._generator = references, generator
 
     @property
     def generator(self) -> GeneratorAdapter:
@@ -85,10 +86,13 @@ class Studio:
         bank.check_weights(self.bridge.origin)
         return bank
 
-    @property
-    def references(self) -> Tensor:
-        """Real clips that are none of the cases', (R, T, 3, H, W) in [0, 1]."""
-        return self._references()
+    def natural(self, count: int) -> Tensor:
+        """At most so many real clips that are none of the cases', (M, T, 3, H, W) in [0, 1].
+
+        Raises:
+            TransporterError: If none can be read.
+        """
+        return self.references.first(count)
 
     # -- the generator ------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, get_args
 
 from transporter_pl.errors import TransporterError
-from transporter_pl.evaluation.columns import Column, fed, real_clips, wanted
-from transporter_pl.evaluation.encoders import EncoderColumn
+from transporter_pl.evaluation.columns import BATCH, Column, fed, real_clips, wanted
+from transporter_pl.evaluation.encoders import EncoderColumn, once
 from transporter_pl.metrics.aesthetic import Aesthetic
 from transporter_pl.metrics.clip import CLIPGain, VideoCLIPScore
 from transporter_pl.metrics.encoders import VideoEncoder, video_encoders
@@ -15,8 +15,7 @@ from transporter_pl.metrics.frechet import FrechetVideoDistance
 from transporter_pl.metrics.perceptual import Net, VideoLPIPS
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from transporter_pl.evaluation.cases import ReferenceClips
     from transporter_pl.evaluation.samples import Judged
 
 
@@ -114,19 +113,21 @@ class AestheticScore(Column):
         return float(fed(metric, judged.vlm.device, judged.drawn.video).compute())
 
 
-@lru_cache(maxsize=1)  # the cells of a table share their references, and to see them takes longest
-def _seen(encoder: VideoEncoder, references: Tensor) -> FrechetVideoDistance:
-    """A metric that has seen the references, and keeps them when it is reset."""
-    metric = FrechetVideoDistance(encoder)
+@cache  # the cells of a table share their references, and to see them takes longest
+def _seen(encoder: VideoEncoder, references: ReferenceClips) -> FrechetVideoDistance:
+    """A metric that has seen the references, and keeps their sums when it is reset."""
+    metric = FrechetVideoDistance(encoder).to(encoder.device)
     metric.reset_real_features = False
-    return fed(metric, encoder.device, references, real=True)
+    for clips in references.batches(BATCH):
+        metric.update(clips.to(encoder.device), real=True)
+    return metric
 
 
-@cache  # these two load their nets themselves
+@once  # these two load their nets themselves
 def _lpips(net: Net) -> VideoLPIPS:
     return VideoLPIPS(net)
 
 
-@cache
+@once
 def _aesthetic(head: str, clip: str) -> Aesthetic:
     return Aesthetic(head, clip)

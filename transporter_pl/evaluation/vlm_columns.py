@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakKeyDictionary
 
 from transporter_pl.evaluation.columns import Column, batches, real_clips
 from transporter_pl.metrics.similarity import EmbeddingSimilarity
@@ -104,8 +104,18 @@ class Forwards(Column):
         return judged.drawn.forwards
 
 
-@lru_cache(maxsize=1)  # the columns of one table ask one after the other
+# the columns of one table ask one after the other; weak, so that no VLM is kept
+_found: WeakKeyDictionary[Judged, dict[float, dict[str, float]]] = WeakKeyDictionary()
+
+
 def _similarities(judged: Judged, temperature: float) -> dict[str, float]:
+    known = _found.setdefault(judged, {})
+    if temperature not in known:
+        known[temperature] = _compared(judged, temperature)
+    return known[temperature]
+
+
+def _compared(judged: Judged, temperature: float) -> dict[str, float]:
     metric = EmbeddingSimilarity(temperature).to(judged.vlm.device)
     for drawn, real in batches(judged.vlm.device, judged.drawn.video, real_clips(judged)):
         metric.update(judged.vlm.encode(drawn), judged.vlm.encode(real))

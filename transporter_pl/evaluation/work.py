@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from transporter_pl.errors import TransporterError
-from transporter_pl.evaluation.cases import read_references
+from transporter_pl.evaluation.cases import ReferenceClips
 from transporter_pl.evaluation.cells import add_figures, held, store, stored, stored_figures
 from transporter_pl.evaluation.columns import measure
 from transporter_pl.evaluation.plan import Job, Plan
@@ -46,7 +46,7 @@ def work(plan: Plan, device: torch.device) -> Iterator[Event]:
     """Draw and measure all cells that nobody else is at; one that fails does not end the others."""
     notes: list[str] = []
     generator = cache(partial(load_generator, plan.setup.generator, plan.setup.video, device))
-    references = cache(partial(read_references, plan.data, plan.selection, notes.append))
+    references = ReferenceClips(plan.data, plan.selection.references, notes.append)
     for name, explained in plan.vlms.items():
         studio = Studio(plan.setup, explained, generator, references, plan.out, device)
         for job in (job for job in plan.jobs if job.vlm == name):
