@@ -55,7 +55,7 @@ class MACO(Baseline):
         self.phase = nn.Parameter(spectrum(canvas.noise()).angle())
         natural = _natural(canvas)
         self.colours = Colours.measured(natural)
-        self.register_buffer("magnitude", mean_magnitude(self.colours.inverse(natural)), persistent=False)
+        self.register_buffer("magnitude", mean_magnitude(map(self.colours.inverse, natural)), persistent=False)
         self.magnitude: Tensor
 
     def pixels(self) -> Tensor:

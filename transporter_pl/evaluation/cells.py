@@ -121,7 +121,7 @@ def add_figures(folder: Path, columns: Columns, figures: Figures) -> None:
     replace_file(file, lambda aside: aside.write_text(_json(known), encoding="utf-8"))
 
 
-def forget_missing(folder: Path, columns: Columns | None = None) -> None:
+def forget_missing(folder: Path, columns: Columns) -> None:
     """Drop those of the columns that could not be computed: what they lacked may be there now.
 
     A cell that another process is at is left to it, and so are columns of other tables.
@@ -133,7 +133,7 @@ def forget_missing(folder: Path, columns: Columns | None = None) -> None:
         if not mine:
             return
         known = _read(file)
-        ours = known if columns is None else {_key(name, options) for name, options in columns.items()}
+        ours = {_key(name, options) for name, options in columns.items()}
         kept = {key: row for key, row in known.items() if key not in ours or not row.get("missing")}
         if kept != known:
             replace_file(file, lambda aside: aside.write_text(_json(kept), encoding="utf-8"))

@@ -141,7 +141,7 @@ def _places(device: str, processes: int) -> list[torch.device]:
 def _carry_out(plan: Plan, places: list[torch.device], console: Console) -> list[str]:
     """Do what is not done, and write the table after every cell; returns what failed."""
     for job in plan.jobs:
-        forget_missing(job.folder)
+        forget_missing(job.folder, plan.columns)
     if all(map(plan.is_done, plan.jobs)):
         return []
     (plan.folder / INDEX).unlink(missing_ok=True)  # of what was there before

@@ -33,6 +33,11 @@ class FVD(EncoderColumn):
     def __init__(self, encoder: str = "i3d", path: str | None = None) -> None:
         super().__init__(encoder, path)
 
+    @property
+    def note(self) -> str:
+        """Whose features they are, and that few videos have a floor."""
+        return f"{super().note}; the fewer the videos, the larger: a table's row of real clips is the floor"
+
     def measure(self, judged: Judged) -> float:
         """In the features' units, squared."""
         metric = _seen(self.encoder(judged.vlm.device), judged.references)

@@ -53,7 +53,8 @@ def load_head(path: str) -> nn.Sequential:
         TransporterError: If it holds something else.
     """
     if not path or not Path(path).is_file():
-        msg = f"aesthetic: no file {path!r}; get it by `curl -L -o '{FILE}' '{URL}'` and give its path as head"
+        lacking = f"no file {path!r}" if path else "no head is given"
+        msg = f"aesthetic: {lacking}; get it by `curl -L -o '{FILE}' '{URL}'` and give its path as head"
         raise MissingPart(msg)
     layers = [nn.Linear(wide, narrow) for wide, narrow in pairwise(WIDTHS)]
     try:

@@ -20,7 +20,7 @@ from transporter_pl.errors import TransporterError
 from transporter_pl.files import abandoned, delete, replace_file
 
 Pathlike = str | Path
-GO_ON = "go on with the same command and --ckpt_path last"
+GO_ON = "go on with the same command, and --ckpt_path last for a fit"
 SUFFIX = ModelCheckpoint.FILE_EXTENSION
 
 

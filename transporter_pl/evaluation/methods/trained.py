@@ -15,7 +15,7 @@ from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError, check_counts, check_not_negative
-from transporter_pl.evaluation.cells import held
+from transporter_pl.evaluation.cells import content_of, held
 from transporter_pl.evaluation.methods.ascent import WORK
 from transporter_pl.evaluation.methods.base import Method, Need
 from transporter_pl.evaluation.methods.transporter import transport
@@ -23,6 +23,7 @@ from transporter_pl.evaluation.samples import Case, Drawn
 from transporter_pl.evaluation.setup import Explained, Setup
 from transporter_pl.evaluation.studio import Studio
 from transporter_pl.files import delete
+from transporter_pl.options import resolved
 from transporter_pl.registry import datamodules
 from transporter_pl.stages.alone import digest_of, forget, train_alone
 from transporter_pl.stages.concept import ConceptStage
@@ -87,6 +88,10 @@ class Trained(Method):
             msg = f"pairs: {bare.name!r} has no scene in which its concept is learned; give templates, such as "
             raise TransporterError(msg + "an oval moves {left|right}, or contexts")
 
+    def settings(self) -> dict[str, Any]:
+        """All options of Φ and of its concepts, those that were not given too."""
+        return {"network": asdict(self.network), "concepts": resolved(ConceptStage, self.concepts)}
+
     def draw(self, studio: Studio, cases: tuple[Case, ...], seed: int, folder: Path) -> Drawn:
         """The videos, (K, T, 3, H, W)."""
         coupling = self._coupling(studio, seed)
@@ -114,7 +119,8 @@ class Trained(Method):
     def _name(self, explained: Explained) -> str:
         """A name that stands for everything that Φ depends on besides its seed."""
         schedule = self.steps, self.batch_size, self.accumulate, self.lr, self.warmup
-        made_from = {"network": asdict(self.network), "vlm": asdict(explained.vlm), "cache": explained.cache}
+        cache = content_of("cache", str(explained.cache))
+        made_from: dict[str, Any] = {"network": asdict(self.network), "vlm": asdict(explained.vlm), "cache": cache}
         settings = {**made_from, "schedule": schedule}
         return f"{self.network.transport.rpartition('.')[2]}-{digest_of(settings)}"
 
