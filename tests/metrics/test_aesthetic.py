@@ -68,7 +68,7 @@ def test_clip_is_loaded_from_where_it_is(head, folder):  # noqa: F811
 
 @pytest.mark.parametrize("path", ["", "no/head.pth"])
 def test_a_missing_file_is_named(path):
-    with pytest.raises(MissingPart, match=r"aesthetic: no file .*; get it by `curl") as raised:
+    with pytest.raises(MissingPart, match=r"aesthetic: no (file .*|head is given); get it by `curl") as raised:
         Aesthetic(path)
     assert URL in str(raised.value)
 

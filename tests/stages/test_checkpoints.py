@@ -254,7 +254,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     said = str(error.value)
     assert said == (
         f"checkpoint: can't write {str(folder / 'one.ckpt')!r} (File too large); what was there is untouched; make "
-        "room, or choose a folder that can be written, then go on with the same command and --ckpt_path last"
+        "room, or choose a folder that can be written, then go on with the same command, and --ckpt_path last for a fit"
     )
     assert [file.name for file in folder.iterdir()] == ["one.ckpt"]
     assert (folder / "one.ckpt").read_bytes() == before
