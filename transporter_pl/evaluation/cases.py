@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from transporter_pl.concepts.pairs import Pair, context_of
-from transporter_pl.errors import TransporterError
+from transporter_pl.errors import TransporterError, did_you_mean
 from transporter_pl.evaluation.samples import Case
 from transporter_pl.samples import VideoSpec
 
@@ -83,6 +83,8 @@ def choose(data: Source, pairs: Sequence[Pair], scenes: int, references: int) ->
     taken, cases, skipped = set[int](), list[Case](), list[str]()
     for pair in pairs:
         contexts = _contexts(data.clips, pair, taken)
+        if not _contexts(data.clips, pair, set()):
+            raise TransporterError(_unheard(data.clips, pair))
         rows = _evenly(list(contexts), scenes)
         order = [*rows, *(row for row in contexts if row not in rows)]
         videos = dict(islice(read_clips(data, order, skipped.append), scenes))
@@ -97,6 +99,13 @@ def choose(data: Source, pairs: Sequence[Pair], scenes: int, references: int) ->
         msg = f"references: the {len(data.clips)} clips are all taken by the cases; ask for fewer scenes, or give more"
         raise TransporterError(msg)
     return Selection(tuple(cases), tuple(_evenly(left, references)), tuple(skipped))
+
+
+def _unheard(clips: Sequence[Described], pair: Pair) -> str:
+    """What to say of a word that no caption holds."""
+    words = sorted({word for clip in clips for caption in clip.captions for word in caption.split()})
+    hint = did_you_mean(pair.positive, words)
+    return f"pairs: no clip has a caption with {pair.positive!r} once.{hint} Choose a word of the data's captions"
 
 
 class ReferenceClips:

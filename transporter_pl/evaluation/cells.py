@@ -93,7 +93,8 @@ def stored_video(folder: Path) -> Tensor:
     try:
         return load_file(folder / VIDEO)["video"].float() / 255
     except (OSError, KeyError, SafetensorError) as error:
-        raise _unreadable(folder / FACTS, error) from error
+        msg = f"out: {str(folder / VIDEO)!r} can't be read ({error}); delete {FACTS} beside it, and it is drawn again"
+        raise TransporterError(msg) from error
 
 
 def stored_figures(folder: Path, columns: Columns) -> Figures:

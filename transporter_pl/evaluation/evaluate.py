@@ -175,6 +175,9 @@ def _shown(events: Iterable[Event], plan: Plan, console: Console) -> Iterator[Ev
             if event.state in {"failed", "note"}:
                 console.print(f"{event.name}: {event.said}", soft_wrap=True)
             bar.update(task, advance=event.state == "done", description="; ".join(under_way))
+            if event.state == "done" and not console.is_terminal:  # a file has no bar
+                done = bar.tasks[0]
+                console.print(f"{done.completed:.0f}/{done.total:.0f} {event.name}", soft_wrap=True)
             yield event
 
 

@@ -25,6 +25,7 @@ from transporter_pl.evaluation.studio import Studio
 from transporter_pl.loading import load_generator
 
 ERROR = "error.txt"
+GRACE = 60.0  # seconds that a process has for a last checkpoint
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _was_tried(plan: Plan, job: Job) -> bool:
 def _tried(plan: Plan, job: Job, studio: Studio) -> Event:
     """Do one cell; whatever goes wrong is that cell's alone, and its traceback stays in the folder."""
     file = job.folder / ERROR
-    file.write_text(f"{plan.call}\nthe process ended in the midst of it\n", encoding="utf-8")
+    file.write_text(f"{plan.call}\nunder way, or its process was killed in the midst of it\n", encoding="utf-8")
     try:
         _perform(plan, job, studio)
     except Exception as error:
@@ -116,6 +117,8 @@ def spread_work(plan: Plan, devices: Sequence[torch.device]) -> Iterator[Event]:
     finally:
         for process in crew.values():
             process.terminate()
+            process.join(GRACE)
+            process.kill()  # what is half-written was written aside
             process.join()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from rich.console import Console
 from torch import Tensor
 
 from transporter_pl.adapters import VLMAdapter
@@ -172,3 +173,6 @@ class BaselineStage(Stage):
         self.reached = self.climbing().reached()
         with writing("export", folder := export_folder(self, "drawn")):
             write_drawn(folder, self.reached, [positive for _, positive in self.captions], self.video.fps)
+        if self.given is None:  # a user's own run, and no part of a longer one
+            said = ", ".join(f"{p:.2f}" for p in self.reached.probability.tolist())
+            Console(markup=False, highlight=False).print(f"P(token+): {said}; written to {folder}", soft_wrap=True)
