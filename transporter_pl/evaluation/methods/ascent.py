@@ -64,9 +64,8 @@ class PixelAscent(Method):
         """
         super().check(explained, setup)
         BaselineStage(explained.vlm, setup.video, [Pair("no", "yes", ("{}",))], **self.arguments)
-        video = setup.video
-        grey = torch.linspace(0, 1, 3).view(3, 1, 1).expand(1, video.frames, 3, video.height, video.width)
-        new_baseline(self.baseline, Canvas(video, (0,), grey, grey), self.options)
+        any_clip = Canvas(setup.video, (0,)).noise().sigmoid()  # the options are what is held against it
+        new_baseline(self.baseline, Canvas(setup.video, (0,), any_clip, any_clip), self.options)
 
     def settings(self) -> dict[str, Any]:
         """All options of the baseline, those that were not given too."""
