@@ -188,7 +188,7 @@ def test_broken_reference_clips_are_told(settings, clips, tmp_path, capsys):
         ({"pairs": ["left"]}, "pair: 'left' is not two words"),
         (
             {"pairs": ["red:blue"], "rows": {"it": {"method": "real"}}},
-            "scenes: 2 of each pair, but of red:blue there are 0",
+            "pairs: no clip has a caption with 'blue' once",
         ),
         ({"rows": {}}, "rows: none"),
         ({"vlms": {}}, "vlms: none"),
