@@ -167,8 +167,8 @@ def test_told_to_end_it_writes_a_checkpoint_and_goes_on_from_there(tmp_path, cap
     said = capsys.readouterr().err.splitlines()[-1]
     file = torn / "checkpoints" / "preempted.ckpt"
     assert said == (
-        f"stopped by SIGTERM after step 3; the checkpoint is {str(file)!r}; go on with the same command and "
-        "--ckpt_path last"
+        f"stopped by SIGTERM after step 3; the checkpoint is {str(file)!r}; go on with the same command, and "
+        "--ckpt_path last for a fit"
     )
     assert torch.load(file, weights_only=True)["global_step"] == 3
     assert not (torn / "coupling").exists()
