@@ -4,9 +4,42 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from transporter_pl.errors import TransporterError
+from transporter_pl.registry import Registry
+
+T = TypeVar("T")
+
+
+def plugin_class(registry: Registry[type[T]], port: type, field: str, name: str) -> type[T]:
+    """The class of a registered name or class path, which may name anything.
+
+    Args:
+        registry: Where names are looked up.
+        port: What the class must derive from.
+        field: What it is in a config.
+        name: Registered name or class path.
+
+    Raises:
+        TransporterError: If the name is unknown or another kind of thing.
+    """
+    kind = registry.get(name)
+    if not (isinstance(kind, type) and issubclass(kind, port)):
+        msg = f"{field}: {name!r} is no {port.__name__}; give a registered name, or the class path of one"
+        raise TransporterError(msg)
+    return kind
+
+
+def check_first(field: str, kind: type, argument: str, meaning: str) -> None:
+    """Refuse a plug-in whose ``__init__`` does not begin with what it is built for.
+
+    Raises:
+        TransporterError: If so.
+    """
+    if next(iter(inspect.signature(kind).parameters), None) != argument:
+        msg = f"{field}: the first argument of {kind.__name__} is not `{argument}`, {meaning}; let it be"
+        raise TransporterError(msg)
 
 
 def check_options(

@@ -19,6 +19,11 @@ from transporter_pl.samples import VideoSpec
 READING = 1  # to be raised when a file would give other pixels: what was encoded from them is then refused
 
 
+def to_bytes(video: Tensor) -> Tensor:
+    """Pixels as files hold them: the nearest of 256 steps, what leaves [0, 1] clipped; of the same shape, uint8."""
+    return (video.detach().float().clamp(0, 1) * 255).round().byte()
+
+
 def read_video(path: str | Path, spec: VideoSpec, start: float = 0.0, end: float | None = None) -> Tensor:
     """Frames at the times start + k / fps, k = 0 … T − 1: each the last frame whose time stamp is not later.
 

@@ -16,6 +16,7 @@ from transporter_pl.datamodules.shapemotion.reader import read
 from transporter_pl.datamodules.shapemotion.world import FACTORS, Scene, render, sample_scene
 from transporter_pl.errors import TransporterError
 from transporter_pl.explain.sampler import sample
+from transporter_pl.report.figures import frame_rows
 
 T = TypeVar("T")
 
@@ -52,8 +53,7 @@ class _Measured(L.Callback):
     def log_video(self, trainer: L.Trainer, video: Tensor, tag: str) -> None:
         """Frames of the first eight clips as one picture: clips down, time across."""
         if isinstance(trainer.logger, L.pytorch.loggers.TensorBoardLogger):
-            rows = video[:8].permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
-            trainer.logger.experiment.add_image(tag, rows, trainer.global_step)
+            trainer.logger.experiment.add_image(tag, frame_rows(video[:8]), trainer.global_step)
 
     def log_reading(self, trainer: L.Trainer, video: Tensor, scene: Scene, tag: str) -> None:
         """Agreement, wholeness and a picture of videos (B, T, 3, H, W) that should show the scenes."""

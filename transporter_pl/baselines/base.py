@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from transporter_pl.baselines.targets import Score
 from transporter_pl.baselines.transforms import Draws
 from transporter_pl.errors import TransporterError
-from transporter_pl.options import check_options
+from transporter_pl.options import check_first, check_options, plugin_class
 from transporter_pl.registry import Registry
 from transporter_pl.samples import VideoSpec
 
@@ -132,15 +131,9 @@ def check_baseline(name: str, options: Mapping[str, Any]) -> type[Baseline]:
         TransporterError: If the name is unknown or another kind of thing, it has no such option (lists those that it
             has), or an option is of another type than it takes.
     """
-    kind = baselines.get(name)
-    if not (isinstance(kind, type) and issubclass(kind, Baseline)):
-        msg = f"baseline: {name!r} is no Baseline; give a registered name, or the class path of one"
-        raise TransporterError(msg)
-    given = list(inspect.signature(kind).parameters)[:1]
-    if given != ["canvas"]:
-        msg = f"baseline: the first argument of {kind.__name__} is not `canvas`, what it draws on; let it be"
-        raise TransporterError(msg)
-    check_options("baseline", name, kind, options, given)
+    kind = plugin_class(baselines, Baseline, "baseline", name)
+    check_first("baseline", kind, "canvas", "what it draws on")
+    check_options("baseline", name, kind, options, ["canvas"])
     return kind
 
 

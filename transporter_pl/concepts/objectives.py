@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from transporter_pl.adapters import GeneratorAdapter
 from transporter_pl.concepts.points import Points
 from transporter_pl.concepts.teacher import Teacher
-from transporter_pl.errors import TransporterError
 from transporter_pl.explain.modulation import Modulation, modulate
-from transporter_pl.options import check_options
+from transporter_pl.options import check_options, plugin_class
 from transporter_pl.registry import Registry
 
 
@@ -103,10 +102,7 @@ def check_objective(name: str, options: Mapping[str, Any]) -> type[Objective]:
         TransporterError: If the name is unknown or another kind of thing, or it has no such option (lists those that
             it has), or one is of another type than it takes.
     """
-    kind = objectives.get(name)
-    if not (isinstance(kind, type) and issubclass(kind, Objective)):
-        msg = f"objective: {name!r} is no Objective; give a registered name, or the class path of one"
-        raise TransporterError(msg)
+    kind = plugin_class(objectives, Objective, "objective", name)
     check_options("objective", name, kind, options, ("teacher", "prompt"))
     return kind
 

@@ -14,6 +14,7 @@ from transporter_pl.concepts.pairs import Pair, context_of
 from transporter_pl.errors import TransporterError, did_you_mean
 from transporter_pl.evaluation.samples import Case
 from transporter_pl.samples import VideoSpec
+from transporter_pl.video import to_bytes
 
 
 class Described(Protocol):
@@ -139,7 +140,7 @@ class ReferenceClips:
             TransporterError: If none can.
         """
         if count not in self._kept:
-            some = [(clip * 255).round().to(torch.uint8) for clip in islice(self._read(), count)]
+            some = [to_bytes(clip) for clip in islice(self._read(), count)]
             self._kept[count] = torch.stack(some)
         return self._kept[count].float() / 255
 

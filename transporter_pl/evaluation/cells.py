@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from fsspec.core import url_to_fs
 from safetensors import SafetensorError
@@ -19,6 +18,7 @@ from torch import Tensor
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.figures import Figures, versions
 from transporter_pl.files import replace_file
+from transporter_pl.video import to_bytes
 
 VIDEO, FACTS, FIGURES, LOCK = "drawn.safetensors", "drawn.json", "figures.json", ".lock"
 CONTENTS = {  # files that tell apart what was made under the same name
@@ -31,7 +31,7 @@ Columns = Mapping[str, Mapping[str, Any]]
 
 def quantised(video: Tensor) -> Tensor:
     """The video as it is kept, in 256 steps, on the CPU; it is measured so whether or not it was just drawn."""
-    return (video.detach().float().cpu().clamp(0, 1) * 255).round() / 255
+    return to_bytes(video).cpu().float() / 255
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def held(folder: Path, wait: bool = False) -> Iterator[bool]:
 def store(folder: Path, settings: Mapping[str, Any], video: Tensor, facts: Mapping[str, Any]) -> None:
     """Write videos (K, T, 3, H, W), and after them what they were drawn with; figures of others are removed."""
     (folder / FIGURES).unlink(missing_ok=True)
-    whole = {"video": (quantised(video) * 255).round().to(torch.uint8).contiguous()}
+    whole = {"video": to_bytes(video).cpu().contiguous()}
     text = _json({"settings": settings, "facts": facts, "versions": versions()})
     replace_file(folder / VIDEO, lambda aside: save_file(whole, aside))
     replace_file(folder / FACTS, lambda aside: aside.write_text(text, encoding="utf-8"))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.figures import Figures, Heading
-from transporter_pl.options import check_options
+from transporter_pl.options import check_options, plugin_class
 from transporter_pl.registry import Registry
 
 if TYPE_CHECKING:
@@ -150,9 +150,6 @@ def wanted(judged: Judged) -> list[str]:
 
 
 def _new_column(name: str, options: Mapping[str, Any]) -> Column:
-    kind = columns.get(name)
-    if not (isinstance(kind, type) and issubclass(kind, Column)):
-        msg = f"columns: {name!r} is no Column; give a registered name, or the class path of one"
-        raise TransporterError(msg)
+    kind = plugin_class(columns, Column, "columns", name)
     check_options("column", name, kind, options, place=f"columns.{name}")
     return kind(**options)

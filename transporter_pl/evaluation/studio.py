@@ -54,6 +54,7 @@ class Studio:
         self.generator_spec, self.video = setup.generator, setup.video
         self.steps, self.batch_size = setup.steps, setup.batch_size
         self.references, self._generator = references, generator
+        self._started: dict[int, Tensor] = {}  # P(token+) of the clips of ε−, by seed
 
     @property
     def generator(self) -> GeneratorAdapter:
@@ -178,7 +179,10 @@ class Studio:
             forwards: See ``Drawn``.
             captions: Through Φ where the method has one; by default the VLM's of the pixels.
         """
-        positive, start = (self.probabilities(clips, cases) for clips in (video, self.starts(cases, seed)))
+        clips = self.starts(cases, seed)
+        if seed not in self._started:  # the same clips for all rows
+            self._started[seed] = self.probabilities(clips, cases)
+        positive, start = self.probabilities(video, cases), self._started[seed]
         said = self.captions(video) if captions is None else captions
         return Drawn(quantised(video), said, positive, start, seconds, forwards)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transporter_pl.errors import TransporterError
 from transporter_pl.metrics.encoders import VideoEncoder, check_videos
 from transporter_pl.metrics.missing import MissingPart
+from transporter_pl.video import to_bytes
 
 URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt?dl=1"
 LEAST_FRAMES = 11  # below, its last pooling has nothing left to pool
@@ -61,6 +62,6 @@ class I3D(VideoEncoder):
         if video.shape[1] < LEAST_FRAMES:
             msg = f"video: {video.shape[1]} frames are too few for I3D; give at least {LEAST_FRAMES}, or another "
             raise TransporterError(msg + "encoder")
-        pixels = (video.float().clamp(0, 1) * 255).round().byte().transpose(1, 2).contiguous()
+        pixels = to_bytes(video).transpose(1, 2).contiguous()
         features: Tensor = self.network(pixels, rescale=True, resize=True, return_features=True)
         return features.float()

@@ -12,6 +12,7 @@ from transporter_pl.baselines.ascent import Reached
 from transporter_pl.files import replace_file
 from transporter_pl.report.filmstrip import Label, clip_rows
 from transporter_pl.report.video import write_video
+from transporter_pl.video import to_bytes
 
 VIDEOS, FILMSTRIP, FIGURES = "drawn.safetensors", "filmstrip.png", "drawn.json"
 
@@ -29,7 +30,7 @@ def write_drawn(folder: Path, reached: Reached, captions: Sequence[str], fps: fl
     names = [f"{row}.mp4" for row in range(len(captions))]
     for name, video in zip(names, reached.video, strict=True):
         write_video(folder / name, video, fps)
-    pixels = (reached.video.detach().float().clamp(0, 1) * 255).round().byte().cpu().contiguous()
+    pixels = to_bytes(reached.video).cpu().contiguous()
     replace_file(folder / VIDEOS, lambda aside: save_file({"video": pixels}, aside))
     clip_rows(folder / FILMSTRIP, reached.video, [Label(f"{p:.2f}") for p in found["probability"]], fps, dpi=100)
     text = json.dumps({"captions": list(captions), "videos": names, **found}, indent=1, ensure_ascii=False)

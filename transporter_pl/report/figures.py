@@ -6,6 +6,7 @@ from pathlib import Path
 
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from transporter_pl.files import replace_file
 
@@ -18,6 +19,11 @@ def colour_of(phi: float) -> str:
     share = min(max(phi, 0.0), 1.0)
     red, green, blue = ((1 - share) * a + share * b for a, b in zip(to_rgb(NEGATIVE), to_rgb(POSITIVE), strict=True))
     return to_hex((red, green, blue))
+
+
+def frame_rows(video: Tensor) -> Tensor:
+    """Videos (K, T, 3, H, W) as one picture (3, K · H, T · W): a row a video, time across."""
+    return video.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
 
 
 def save(figure: Figure, path: str | Path, dpi: int = 200) -> None:

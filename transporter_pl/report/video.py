@@ -11,6 +11,7 @@ from torch import Tensor
 
 from transporter_pl.errors import TransporterError
 from transporter_pl.files import replace_file
+from transporter_pl.video import to_bytes
 
 CHROMA = {"4:2:0": "yuv420p", "4:4:4": "yuv444p"}
 
@@ -34,7 +35,7 @@ def write_video(
     if chroma == "4:2:0" and (height % 2 or width % 2):
         msg = f"video: {height}x{width} has an odd side, which 4:2:0 can't hold; use even sides"
         raise TransporterError(msg)
-    pixels = (video.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    pixels = to_bytes(video).permute(0, 2, 3, 1).cpu().numpy()
 
     def encode(aside: Path) -> None:
         with av.open(str(aside), "w", format="mp4", options={"movflags": "faststart"}) as container:

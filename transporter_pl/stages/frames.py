@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from transporter_pl.errors import TransporterError, check_counts
+from transporter_pl.report.figures import frame_rows
 from transporter_pl.stages.baseline import BaselineStage
 
 
@@ -37,7 +38,6 @@ class WatchFrames(L.Callback):
         """Show them."""
         boards = [logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if boards and trainer.global_step % self.every_n_steps == 0:
-            video = self.stage.baseline.pixels()[: self.videos].float()
-            rows = video.permute(2, 0, 3, 1, 4).flatten(3).flatten(1, 2)
+            rows = frame_rows(self.stage.baseline.pixels()[: self.videos].float())
             for board in boards:
                 board.add_image("frames", rows, trainer.global_step)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
-from transporter_pl.errors import TransporterError
-from transporter_pl.options import check_options
+from transporter_pl.options import check_first, check_options, plugin_class
 from transporter_pl.precision import full_precision
 from transporter_pl.registry import Registry
 
@@ -72,13 +70,7 @@ def new_transport(name: str, width: int, options: Mapping[str, Any]) -> Transpor
         TransporterError: If the name is unknown or another kind of thing, it has no such option (lists those that it
             has), or an option is of another type than it takes.
     """
-    kind = transports.get(name)
-    if not (isinstance(kind, type) and issubclass(kind, Transport)):
-        msg = f"transport: {name!r} is no Transport; give a registered name, or the class path of one"
-        raise TransporterError(msg)
-    given = list(inspect.signature(kind).parameters)[:1]
-    if given != ["width"]:
-        msg = f"transport: the first argument of {kind.__name__} is not `width`, the width D of a token; let it be"
-        raise TransporterError(msg)
-    check_options("transport", name, kind, options, given)
+    kind = plugin_class(transports, Transport, "transport", name)
+    check_first("transport", kind, "width", "the width D of a token")
+    check_options("transport", name, kind, options, ["width"])
     return kind(width, **options)

@@ -11,7 +11,7 @@ from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.samples import Case, Drawn
 from transporter_pl.evaluation.setup import Explained, Setup
 from transporter_pl.evaluation.studio import Studio
-from transporter_pl.options import check_options
+from transporter_pl.options import check_options, plugin_class
 from transporter_pl.registry import Registry
 
 Need = Literal["coupling", "concepts", "cache"]
@@ -71,9 +71,6 @@ def new_method(name: str, options: Mapping[str, Any]) -> Method:
         TransporterError: If the name is unknown or another kind of thing, it has no such option (lists those that it
             has), or an option is of another type than it takes, or out of its range.
     """
-    kind = methods.get(name)
-    if not (isinstance(kind, type) and issubclass(kind, Method)):
-        msg = f"method: {name!r} is no Method; give a registered name, or the class path of one"
-        raise TransporterError(msg)
+    kind = plugin_class(methods, Method, "method", name)
     check_options("method", name, kind, options, place="options")
     return kind(**options)
