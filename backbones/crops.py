@@ -68,6 +68,11 @@ class CropGrid:
         return height * (width + 1) + 1 + whole * (whole + 1)
 
     @property
+    def patch_share(self) -> tuple[float, float]:
+        """A patch's share of the frame's height and width, in the crops; the squashed view has larger ones."""
+        return self.patch / self.height, self.patch / self.width
+
+    @property
     def pooled(self) -> int:
         """Features a side b of a view: the patches, pooled two by two."""
         return math.ceil(self.side // self.patch / 2)

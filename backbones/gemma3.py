@@ -24,12 +24,14 @@ class SquareFrames:
 
     Attributes:
         side: Side S of the square, in pixels.
+        patch: Side of a patch.
         tokens: Visual tokens of one frame.
         mean: Normalisation mean of each channel.
         std: Normalisation standard deviation of each channel.
     """
 
     side: int
+    patch: int
     tokens: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -54,7 +56,12 @@ class SquareFrames:
         if not row or row * row != tokens or side // patch % row:
             msg = f"path: {tokens} tokens an image don't pool {side // patch}x{side // patch} patches; correct "
             raise TransporterError(msg + "mm_tokens_per_image in its config.json")
-        return cls(side, tokens, *normalisation(processor))
+        return cls(side, patch, tokens, *normalisation(processor))
+
+    @property
+    def patch_share(self) -> tuple[float, float]:
+        """A patch's share of the frame's height and width."""
+        return self.patch / self.side, self.patch / self.side
 
     def images(self, video: Tensor) -> Tensor:
         """Pixels (B, T, 3, H, W) in [0, 1] → images (B · T, 3, S, S)."""

@@ -64,6 +64,11 @@ class PatchGrid:
         """Visual tokens of one frame, (H / p / m) (W / p / m)."""
         return (self.height // self.patch // self.merge) * (self.width // self.patch // self.merge)
 
+    @property
+    def patch_share(self) -> tuple[float, float]:
+        """A patch's share of the frame's height and width."""
+        return self.patch / self.height, self.patch / self.width
+
     def rows(self, video: Tensor) -> Tensor:
         """Pixels (B, T, 3, H, W) in [0, 1] → patch rows (B · T · h · w, 3 · p · p), with h = H / p and w = W / p.
 

@@ -64,8 +64,12 @@ class Qwen3VLAdapter(TransformersVLM):
     def shape(cls, config: PreTrainedConfig, grid: Grid, video: VideoSpec) -> tuple[int, int]:
         """(N, D) of one clip's tokens."""
         vision, width = config.vision_config, config.get_text_config().hidden_size
-        moments = math.ceil(video.frames / vision.temporal_patch_size)
-        return moments * grid.tokens, width * (1 + len(vision.deepstack_visual_indexes))
+        return _moments(config, video) * grid.tokens, width * (1 + len(vision.deepstack_visual_indexes))
+
+    @property
+    def moments(self) -> int:
+        """Moments of several frames each, of which the last is filled up."""
+        return _moments(self.model.config, self.video)
 
     @property
     def placeholder(self) -> int:
@@ -146,6 +150,10 @@ class Qwen3VLAdapter(TransformersVLM):
         seen, words = (mask.cumsum(0) - mask for mask in (visual, 1 - visual))
         start, place = words + seen // self.grid.tokens * longer, seen % self.grid.tokens * visual
         return torch.stack([start, start + place // columns, start + place % columns])
+
+
+def _moments(config: PreTrainedConfig, video: VideoSpec) -> int:
+    return math.ceil(video.frames / int(config.vision_config.temporal_patch_size))
 
 
 def clip_size(video: VideoSpec, factor: int, span: int, processor: Mapping[str, Any]) -> tuple[int, int]:

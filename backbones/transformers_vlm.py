@@ -32,6 +32,10 @@ class Grid(Protocol):
     def tokens(self) -> int:
         """Visual tokens of one frame."""
 
+    @property
+    def patch_share(self) -> tuple[float, float]:
+        """A patch's share of the frame's height and width."""
+
 
 class TransformersVLM(PromptedVLM):
     """A VLM of transformers with a tokenizer; a subclass says how frames become tokens and where the prompt has them.
@@ -215,6 +219,12 @@ class TransformersVLM(PromptedVLM):
         check_video(video, self.video)
         # resized and normalised as finely as a processor does; half precision would be coarser than bytes
         return self.see(video.to(torch.promote_types(self.dtype, torch.float32)))
+
+    @property
+    def patch_size(self) -> tuple[float, float]:
+        """(height, width) of a patch in pixels of the clip, which may be resized before it is cut."""
+        height, width = self.grid.patch_share
+        return height * self.video.height, width * self.video.width
 
     def encode_layers(self, video: Tensor) -> tuple[Tensor, ...]:
         """As ``encode``, with the output of every vision layer that z_Ω is made of, first to last: (B, n_l, D_l) each.

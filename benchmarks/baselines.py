@@ -127,7 +127,9 @@ def climbed(
     """A baseline, until all videos have arrived or the budget is spent."""
     forwards, every, seed = budget
     count, kind = len(wanted), baselines.get(name)
-    canvas = Canvas(bridge.generator.video, tuple(range(seed, seed + count)), references.positive, references.natural)
+    seeds, vlm = tuple(range(seed, seed + count)), bridge.vlm
+    clips = references.positive, references.natural
+    canvas = Canvas(bridge.generator.video, seeds, *clips, vlm.moments, vlm.patch_size)
     baseline = new_baseline(name, canvas, OPTIONS.get(name, {})).to(place)
     spent, ascent = timed(lambda: Ascent(bridge.vlm, baseline, targets, "positive"), place)
     used, steps = int(kind.needs_stimulus), forwards - int(kind.needs_stimulus)

@@ -211,6 +211,16 @@ class VLMAdapter(Frozen, ABC):
         """(N, D) of one clip's visual tokens."""
 
     @property
+    def moments(self) -> int:
+        """G of the moments that z_Ω tells apart, N / G tokens each, one after the other; by default every frame."""
+        return self.video.frames
+
+    @property
+    def patch_size(self) -> tuple[float, float] | None:
+        """(height, width) in pixels of the clip of a patch that the vision model cuts; ``None`` where it is unknown."""
+        return None
+
+    @property
     @abstractmethod
     def default_prompt(self) -> str:
         """The question that captions are asked with when the user gives none."""

@@ -46,6 +46,16 @@ def test_layers_are_transformers_own_hidden_states(kind, video):
         torch.testing.assert_close(found.flatten(), states.flatten())
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_layer_has_a_place_for_every_patch_of_every_moment(kind, video):
+    adapter = tiny_vlm(kind)
+    height, width = adapter.patch_size
+    places = adapter.moments * (SPEC.height / height) * (SPEC.width / width)
+    if kind == "phi4_multimodal":
+        places *= 2  # the crop, and the whole view
+    assert adapter.encode_layers(video)[0].shape[1] == places
+
+
 def test_clips_keep_to_themselves(vlm, video):
     both = vlm.encode_layers(video)
     for row in range(len(video)):

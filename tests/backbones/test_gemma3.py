@@ -86,7 +86,9 @@ class TestGeometry:
     def test_a_frame_that_is_no_such_square_is_refused_where_none_is_resized(self):
         with pytest.raises(TransporterError, match=r"^video: .* takes frames of 24x24 .*; use height 24 and width 24$"):
             SquareFrames.fit(config(), {"do_resize": False}, VideoSpec(3, 24, 32))
-        assert SquareFrames.fit(config(), {}, VideoSpec(3, 24, 32)).tokens == 9
+        grid = SquareFrames.fit(config(), {}, VideoSpec(3, 24, 32))
+        assert grid.tokens == 9
+        assert grid.patch_share == (1 / 3, 1 / 3)  # three patches a side, however wide the frame was
 
     @pytest.mark.parametrize("tokens", [-4, 0, 2, 4, 8, 16])
     def test_tokens_that_do_not_pool_the_patches_are_refused(self, tokens):

@@ -42,8 +42,9 @@ def natural():
 
 def begun(name, asked=tuple(ASKED), seeds=SEEDS, **options):
     """The ascent of a baseline on both contrasts."""
-    baseline = new_baseline(name, Canvas(VIDEO, seeds, stimulus(), natural()), options)
     vlm = small_vlm()
+    canvas = Canvas(VIDEO, seeds, stimulus(), natural(), vlm.moments, vlm.patch_size)
+    baseline = new_baseline(name, canvas, options)
     return Ascent(vlm, baseline, targets_of(vlm, asked, "positive", References(), None), "positive")
 
 

@@ -18,7 +18,7 @@ SMALL = VideoSpec(3, 16, 16, 8)
 
 
 def made(*seeds, **options):
-    return new_baseline("gradvit", Canvas(SMALL, seeds or (0, 1)), {"patch": 4, **options})
+    return new_baseline("gradvit", Canvas(SMALL, seeds or (0, 1), patch_size=(4, 4)), options)
 
 
 def shown(baseline, progress):
@@ -57,7 +57,7 @@ def test_lr_falls_to_0_as_a_cosine():
 def test_the_image_prior_counts_in_the_second_half_alone():
     baseline = made(patch_prior=2.0, tv=3.0, l2=5.0)
     u = normalised(baseline.pixels())
-    borders = 2 * patch_borders(u, 4)
+    borders = 2 * patch_borders(u, (4, 4))
     for progress in (0.0, 0.49):
         early = baseline.penalties(shown(baseline, progress))
         assert list(early) == ["patches"]
@@ -81,8 +81,6 @@ def test_a_verifier_is_part_of_the_image_prior_and_not_of_what_is_saved():
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"patch": 16}, "patch: 16 leaves no border in 3 frames of 16x16 at 8 fps"),
-        ({"patch": 0}, "patch: 0 is too small"),
         ({"tv": -1.0}, "tv: -1.0 is no finite number from 0 on"),
         ({"verifier": "r3d_19"}, "verifier: torchvision has no video net 'r3d_19'"),
         ({"lr": math.inf}, "lr: inf is no finite number"),
@@ -91,6 +89,13 @@ def test_a_verifier_is_part_of_the_image_prior_and_not_of_what_is_saved():
 def test_what_makes_no_sense_is_refused(options, said):
     with pytest.raises(TransporterError, match=said):
         made(**options)
+
+
+def test_a_vlm_that_does_not_say_where_it_cuts_has_no_patch_prior():
+    with pytest.raises(TransporterError, match=r"patch_prior: 0\.1, but this VLM does not say where it cuts"):
+        new_baseline("gradvit", Canvas(SMALL, (0,)), {})
+    baseline = new_baseline("gradvit", Canvas(SMALL, (0,)), {"patch_prior": 0.0})
+    assert baseline.penalties(shown(baseline, 0.0)) == {}
 
 
 def test_the_token_rises_on_a_trained_vlm():

@@ -22,9 +22,9 @@ def random(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def made(video=SMALL, **options):
+def made(video=SMALL, moments=None, **options):
     shape = 2, video.frames, 3, video.height, video.width
-    return new_baseline("leaps", Canvas(video, (0, 1), random(*shape).sigmoid()), options)
+    return new_baseline("leaps", Canvas(video, (0, 1), random(*shape).sigmoid(), moments=moments), options)
 
 
 def shown(baseline, tokens=6):
@@ -110,17 +110,18 @@ def test_a_verifier_looks_at_what_the_vlm_is_shown():
 
 
 def test_moments_of_two_frames():
-    baseline = made(VideoSpec(5, 16, 16, 8), span=2, priming=0.0, l2=0.0)
+    baseline = made(VideoSpec(5, 16, 16, 8), moments=3, priming=0.0, l2=0.0)
     assert list(baseline.penalties(shown(baseline, tokens=6))) == ["coherence"]  # three moments
-    with pytest.raises(TransporterError, match="span: 7 tokens are no whole number for each of 3 moments"):
+    with pytest.raises(
+        TransporterError, match="coherence: 7 tokens are no whole number for each of the VLM's 3 moments"
+    ):
         baseline.penalties(shown(baseline, tokens=7))
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"span": 3}, "span: 3 of 3 frames leaves one moment; use more frames, or coherence 0"),
-        ({"span": 0}, "span: 0 is too small"),
+        ({"moments": 1}, "video.frames: 3 are one moment of this VLM; use more, or coherence 0"),
         ({"priming": -1.0}, "priming: -1.0 is no finite number"),
         ({"verifier": "r3d_19"}, "verifier: torchvision has no video net 'r3d_19'"),
         ({"flip": math.nan}, "flip: nan is no finite number"),

@@ -25,7 +25,8 @@ def test_the_target_logit_rises_well_above_the_start(vlm, name, options):
     """The better of two restarts, towards a colour that noise does not show."""
     pair, context = ASKED[1]
     vlm = load_vlm(BackboneSpec(*vlm), VIDEO)
-    baseline = new_baseline(name, Canvas(VIDEO, (5, 7), stimulus()[[0, 0]], natural()), options)
+    canvas = Canvas(VIDEO, (5, 7), stimulus()[[0, 0]], natural(), vlm.moments, vlm.patch_size)
+    baseline = new_baseline(name, canvas, options)
     targets = targets_of(vlm, [(Pair(pair.positive, pair.negative), context)], "positive", References(), None)
     ascent = Ascent(vlm, baseline, targets, "positive")
     start = ascent.reached()

@@ -29,12 +29,16 @@ class Canvas:
         seeds: Seed of each one's start; its length is B.
         stimulus: A clip of ε+ for each, (B, T, 3, H, W) in [0, 1], for a baseline that ``needs_stimulus``.
         natural: Any clips of the kind that the VLM knows, (M, T, 3, H, W) in [0, 1], for one that ``needs_natural``.
+        moments: See ``VLMAdapter.moments``; ``None`` is every frame.
+        patch_size: See ``VLMAdapter.patch_size``.
     """
 
     video: VideoSpec
     seeds: tuple[int, ...]
     stimulus: Tensor | None = None
     natural: Tensor | None = None
+    moments: int | None = None
+    patch_size: tuple[float, float] | None = None
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:

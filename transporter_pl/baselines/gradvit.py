@@ -10,7 +10,7 @@ from transporter_pl.baselines.base import Canvas, Shown
 from transporter_pl.baselines.pixels import PixelBaseline, normalised
 from transporter_pl.baselines.terms import l2, patch_borders, total_variation
 from transporter_pl.baselines.verifier import Verifier
-from transporter_pl.errors import TransporterError, check_counts, check_not_negative
+from transporter_pl.errors import TransporterError, check_not_negative
 
 IMAGE_PRIOR_FROM = 0.5  # share of the steps
 
@@ -27,8 +27,7 @@ class GradViT(PixelBaseline):
     Args:
         canvas: What is drawn on.
         lr: Adam's at the start, of u.
-        patch: Side of a patch in pixels of the canvas, where the VLM cuts it.
-        patch_prior: Weight of ``terms.patch_borders`` of u.
+        patch_prior: Weight of ``terms.patch_borders`` of u, where the VLM cuts it.
         tv: Weight of ``terms.total_variation`` of u.
         l2: Weight of ``terms.l2`` of u.
         batch_norm: Weight of ``Verifier.penalty``.
@@ -36,7 +35,8 @@ class GradViT(PixelBaseline):
         verifier_weights: File of its state dict.
 
     Raises:
-        TransporterError: If an option is out of its range, or the verifier can't be loaded.
+        TransporterError: If an option is out of its range, the VLM does not say where it cuts, or the verifier can't be
+            loaded.
     """
 
     score = "log_prob"
@@ -45,7 +45,6 @@ class GradViT(PixelBaseline):
         self,
         canvas: Canvas,
         lr: float = 0.1,
-        patch: int = 16,
         patch_prior: float = 0.1,
         tv: float = 100.0,
         l2: float = 1e-2,
@@ -54,12 +53,11 @@ class GradViT(PixelBaseline):
         verifier_weights: str | None = None,
     ) -> None:
         super().__init__(canvas)
-        check_counts(patch=patch)
         check_not_negative(lr=lr, patch_prior=patch_prior, tv=tv, l2=l2, batch_norm=batch_norm)
-        if patch >= max(canvas.video.height, canvas.video.width):
-            msg = f"patch: {patch} leaves no border in {canvas.video}; give the side of the VLM's patches"
-            raise TransporterError(msg)
-        self.lr, self.patch, self.patch_prior = lr, patch, patch_prior
+        if patch_prior and canvas.patch_size is None:
+            msg = f"patch_prior: {patch_prior}, but this VLM does not say where it cuts; give its adapter a patch_size"
+            raise TransporterError(msg + ", or use patch_prior 0")
+        self.lr, self.patch_prior = lr, patch_prior
         self.tv, self.l2, self.batch_norm = tv, l2, batch_norm
         self.verifier = None if verifier is None else Verifier.load(verifier, verifier_weights)
 
@@ -71,7 +69,8 @@ class GradViT(PixelBaseline):
     def penalties(self, shown: Shown) -> dict[str, Tensor]:
         """The patch prior, and in the second half the image prior."""
         u = normalised(shown.video)
-        terms = {"patches": self.patch_prior * patch_borders(u, self.patch)}
+        size = self.canvas.patch_size
+        terms = {"patches": self.patch_prior * patch_borders(u, size)} if self.patch_prior and size else {}
         if shown.progress < IMAGE_PRIOR_FROM:
             return terms
         terms |= {"tv": self.tv * total_variation(u), "l2": self.l2 * l2(u)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 from torch import Tensor
@@ -14,7 +13,7 @@ from transporter_pl.baselines.pixels import PixelBaseline, normalised
 from transporter_pl.baselines.terms import coherence, l2, priming
 from transporter_pl.baselines.transforms import Draws, flip, roll
 from transporter_pl.baselines.verifier import Verifier
-from transporter_pl.errors import TransporterError, check_counts, check_not_negative
+from transporter_pl.errors import TransporterError, check_not_negative
 
 BETAS = 0.5, 0.9
 WARM_UP = 100  # of 1500 steps
@@ -41,7 +40,6 @@ class LEAPS(PixelBaseline):
         layer_weights: λ of each layer, first to last, the tokens' among them; ``None`` is 1 for all.
         coherence: Weight of R_coh.
         margin: δ.
-        span: Frames that a moment of the VLM's tokens holds: 1, or 2 for Qwen3-VL.
         l2: Weight of ‖u‖₂, which the paper's code adds.
         batch_norm: Weight of R_feat.
         flip: Chance that a clip is mirrored in a step. The paper's code has 0.5; here it is off, as words may be
@@ -65,7 +63,6 @@ class LEAPS(PixelBaseline):
         layer_weights: list[float] | None = None,
         coherence: float = 0.1,
         margin: float = 1.0,
-        span: int = 1,
         l2: float = 5e-3,
         batch_norm: float = 0.1,
         flip: float = 0.0,
@@ -73,12 +70,11 @@ class LEAPS(PixelBaseline):
         verifier_weights: str | None = None,
     ) -> None:
         super().__init__(canvas)
-        check_counts(span=span)
         check_not_negative(lr=lr, priming=priming, coherence=coherence, margin=margin)
         check_not_negative(l2=l2, batch_norm=batch_norm, flip=flip)
-        self.moments = math.ceil(canvas.video.frames / span)
+        self.moments = canvas.moments or canvas.video.frames
         if self.moments < 2 and coherence:
-            msg = f"span: {span} of {canvas.video.frames} frames leaves one moment; use more frames, or coherence 0"
+            msg = f"video.frames: {canvas.video.frames} are one moment of this VLM; use more, or coherence 0"
             raise TransporterError(msg)
         self.lr, self.layer_weights, self.margin, self.flip = lr, layer_weights, margin, flip
         self.weights = {"priming": priming, "coherence": coherence, "l2": l2, "batch_norm": batch_norm}
@@ -121,7 +117,7 @@ class LEAPS(PixelBaseline):
         """z_Ω by moments, (B, G, F), in units of the stimulus' root mean square."""
         tokens, stimulus = shown.layers[-1].float(), shown.stimulus[-1].float()
         if tokens.shape[1] % self.moments:
-            msg = f"span: {tokens.shape[1]} tokens are no whole number for each of {self.moments} moments; give the "
-            raise TransporterError(msg + "frames that a moment of this VLM holds, or coherence 0")
+            msg = f"coherence: {tokens.shape[1]} tokens are no whole number for each of the VLM's {self.moments} "
+            raise TransporterError(msg + "moments; correct moments of its adapter, or use coherence 0")
         unit = stimulus.square().mean((1, 2), keepdim=True).sqrt()
         return (tokens / unit).reshape(len(tokens), self.moments, -1)

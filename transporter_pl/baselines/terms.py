@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -23,19 +24,27 @@ def l2(video: Tensor) -> Tensor:
     return norm
 
 
-def patch_borders(video: Tensor, patch: int) -> Tensor:
+def patch_borders(video: Tensor, patch: tuple[float, float]) -> Tensor:
     """Patch prior of GradViT (arXiv 2203.11894): what jumps where two patches meet, (B, T, 3, H, W) → (B,).
 
     Σ_k ‖x[kP] − x[kP − 1]‖₂ over the borders k of a frame's rows, and the same over its columns; mean over frames.
+    Where the VLM resizes frames, P may be no whole number; kP is rounded.
 
     Args:
         video: Pixels.
-        patch: Side P of a patch, in pixels.
+        patch: Height and width P of a patch, in pixels.
     """
-    down, across = video.diff(dim=-2)[..., patch - 1 :: patch, :], video.diff(dim=-1)[..., patch - 1 :: patch]
+    tall, wide = (_borders(side, p) for side, p in zip(video.shape[-2:], patch, strict=True))
+    down, across = video.diff(dim=-2)[..., tall, :], video.diff(dim=-1)[..., wide]
     rows: Tensor = torch.linalg.vector_norm(down, dim=(2, 4)).sum(-1)
     columns: Tensor = torch.linalg.vector_norm(across, dim=(2, 3)).sum(-1)
     return (rows + columns).mean(1)
+
+
+def _borders(side: int, patch: float) -> list[int]:
+    """The last pixel of every patch but the last."""
+    count = math.ceil(side / patch)
+    return sorted({last for k in range(1, count) if 0 <= (last := round(k * patch) - 1) < side - 1})
 
 
 def jaccard_dissimilarity(a: Tensor, b: Tensor) -> Tensor:

@@ -117,16 +117,16 @@ class BaselineStage(Stage):
         options = self.hparams
         targets = targets_of(vlm, self.asked, options["objective"], references, options["prompt"])
         # the VLM is no submodule of ours: checkpoints hold the videos alone
-        self.baseline = new_baseline(options["baseline"], self._canvas(references), self.options)
+        self.baseline = new_baseline(options["baseline"], self._canvas(references, vlm), self.options)
         self.ascent = Ascent(vlm, self.baseline, targets, options["objective"], options["prompt"])
 
-    def _canvas(self, references: References) -> Canvas:
+    def _canvas(self, references: References, vlm: VLMAdapter) -> Canvas:
         """What is drawn on: every video with a seed of its own, restarts side by side."""
         restarts, first = self.hparams["restarts"], self.hparams["seed"]
         seeds = [(first + row) * restarts + again for row in range(len(self.asked)) for again in range(restarts)]
         stimulus = references.positive
         stimulus = None if stimulus is None else stimulus.repeat_interleave(restarts, 0)
-        return Canvas(self.video, tuple(seeds), stimulus, references.natural)
+        return Canvas(self.video, tuple(seeds), stimulus, references.natural, vlm.moments, vlm.patch_size)
 
     def _references(self) -> References:
         """The clips that the options name."""

@@ -133,6 +133,11 @@ def _vlm_shapes(adapter: VLMAdapter) -> Iterator[str]:
     for index, layer in enumerate(layers):
         if layer.ndim != 3 or len(layer) != 2:
             yield f"encode_layers: layer {index} of two clips has shape {tuple(layer.shape)}, not (2, n, D)"
+    if adapter.moments < 1 or adapter.token_shape[0] % adapter.moments:
+        yield f"moments: {adapter.token_shape[0]} tokens are no whole number for each of {adapter.moments}"
+    size = adapter.patch_size
+    if size is not None and not (len(size) == 2 and min(size) > 0):
+        yield f"patch_size: {size} is no height and width in pixels"
 
 
 def _vlm_gradients(adapter: VLMAdapter) -> Iterator[str]:

@@ -65,7 +65,8 @@ class PixelAscent(Method):
         super().check(explained, setup)
         BaselineStage(explained.vlm, setup.video, [Pair("no", "yes", ("{}",))], **self.arguments)
         any_clip = Canvas(setup.video, (0,)).noise().sigmoid()  # the options are what is held against it
-        new_baseline(self.baseline, Canvas(setup.video, (0,), any_clip, any_clip), self.options)
+        canvas = Canvas(setup.video, (0,), any_clip, any_clip, patch_size=(16, 16))  # a VLM is not loaded for it
+        new_baseline(self.baseline, canvas, self.options)
 
     def settings(self) -> dict[str, Any]:
         """All options of the baseline, those that were not given too."""
