@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from transporter_pl.datamodules.cache.places import Place
 from transporter_pl.errors import TransporterError
@@ -13,6 +12,7 @@ from transporter_pl.files import ASIDE, replace_file
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.precision import Storage
 from transporter_pl.samples import Shapes, VideoSpec
+from transporter_pl.settings import dotted
 from transporter_pl.video import READING
 
 MANIFEST = "cache.json"
@@ -139,11 +139,3 @@ def first_difference(one: CacheKey, other: CacheKey) -> tuple[str, object, objec
     """The first field that differs, by its dotted name, with both values; what ``other`` leaves empty is alike."""
     was, now = dotted(asdict(one)), dotted(asdict(other))
     return next(((field, was[field], value) for field, value in now.items() if value not in ("", was[field])), None)
-
-
-def dotted(fields: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        flat |= dotted(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat

@@ -25,11 +25,12 @@ from transporter_pl.datamodules.cache.index import (
     summary_of,
     whole_shards,
 )
-from transporter_pl.datamodules.cache.key import Manifest, dotted, read_manifest
+from transporter_pl.datamodules.cache.key import Manifest, read_manifest
 from transporter_pl.datamodules.cache.places import Place
 from transporter_pl.datamodules.cache.shards import Shard, shard_name
 from transporter_pl.errors import TransporterError
 from transporter_pl.files import delete
+from transporter_pl.settings import dotted
 
 LISTED = 10  # damaged shards that an error names
 

@@ -11,10 +11,11 @@ import torch
 
 from transporter_pl.coupling.config import CouplingOptions
 from transporter_pl.datamodules.cache.datamodule import CacheDataModule
-from transporter_pl.datamodules.cache.key import CacheKey, dotted
+from transporter_pl.datamodules.cache.key import CacheKey
 from transporter_pl.datamodules.shapemotion.heldout import Bench, Fidelity, fidelity
 from transporter_pl.errors import TransporterError
 from transporter_pl.files import replace_file
+from transporter_pl.settings import check_recorded
 from transporter_pl.stages.alone import forget, train_alone
 from transporter_pl.stages.coupling import CouplingStage
 
@@ -92,18 +93,8 @@ def finished(run: Run, folder: Path) -> Outcome | None:
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         msg = f"out: {str(file)!r} can't be read ({error!r}); delete it, and the run is done again"
         raise TransporterError(msg) from error
-    _check_settings(file, settings, asdict(run))
+    check_recorded(file, settings, json.loads(json.dumps(asdict(run))), {})
     return outcome
-
-
-def _check_settings(file: Path, *settings: dict[str, object]) -> None:
-    """Refuse a result of other settings than those asked for; both are compared as JSON holds them."""
-    was, now = (dotted(json.loads(json.dumps(fields))) for fields in settings)
-    for field in {**now, **was}:
-        if was.get(field) != now.get(field):
-            msg = f"{field}: {str(file)!r} was made with {was.get(field)!r}, not {now.get(field)!r}; "
-            msg += "give another folder as out, or delete that file, and the run is done again"
-            raise TransporterError(msg)
 
 
 def _train(run: Run, folder: Path, cache: Path, device: torch.device) -> tuple[CouplingStage, float | None]:

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, one_hot
 
-from transporter_pl.adapters import VLMAdapter
+from transporter_pl.adapters import VLMAdapter, vlms
 from transporter_pl.datamodules.shapemotion.world import FACTORS, combinations, parse_caption, render, sample_scene
 from transporter_pl.errors import TransporterError
 from transporter_pl.loading import BackboneSpec, load_vlm
 from transporter_pl.metrics.encoders import ImageTextEncoder, VideoEncoder, check_videos
 from transporter_pl.samples import VideoSpec
 
-DEFAULT = "gemma3:shapemotion-gemma3"
+DEFAULT, OTHER = "gemma3:shapemotion-gemma3", "video_llama3:shapemotion-videollama3"
 VIDEO = VideoSpec(frames=9, height=64, width=64, fps=8.0)  # what the shipped VLMs were trained on
 ROUNDS = 3  # of all 384 word combinations, that are rendered to learn from
 CLIPS = 8  # that are rendered for a caption
@@ -41,14 +41,14 @@ class ShapeMotionJudge(VideoEncoder, ImageTextEncoder):
       caption's features are the mean over rendered clips of it, words that it does not name by chance; 0 if it names
       none.
 
-    It sees with the eyes of one of the VLMs that are explained: `datamodules/shapemotion/columns.py` has measures that
-    are independent of them.
+    Nobody is judged by its own eyes, which an ascent may have deceived: `path_for` names another. Those of
+    `datamodules/shapemotion/columns.py` are no VLM's at all.
 
     Args:
         vlm: The small VLM.
     """
 
-    label = "ShapeMotion features (by default of shapemotion-gemma3)"
+    label = "ShapeMotion features (of shapemotion-gemma3, and of shapemotion-videollama3 where Gemma 3 is judged)"
     num_features = DIRECTIONS
     centre: Tensor
     directions: Tensor
@@ -74,6 +74,12 @@ class ShapeMotionJudge(VideoEncoder, ImageTextEncoder):
             TransporterError: If it can't be loaded for ShapeMotion's geometry.
         """
         return cls(load_vlm(BackboneSpec.parse(path or DEFAULT), VIDEO, device))
+
+    @classmethod
+    def path_for(cls, vlm: VLMAdapter) -> str:
+        """Another VLM's weights."""
+        own = vlms.get(BackboneSpec.parse(DEFAULT).name)
+        return OTHER if isinstance(vlm, own) else DEFAULT
 
     def forward(self, video: Tensor) -> Tensor:
         """Video (B, 9, 3, 64, 64) in [0, 1] → (B, DIRECTIONS)."""

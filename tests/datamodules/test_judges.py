@@ -3,17 +3,25 @@
 import pytest
 import torch
 
-from transporter_pl.datamodules.shapemotion.judges import DIRECTIONS, ShapeMotionJudge
+from transporter_pl.datamodules.shapemotion.judges import DEFAULT, DIRECTIONS, OTHER, VIDEO, ShapeMotionJudge
 from transporter_pl.datamodules.shapemotion.world import FACTORS, Scene, render, sample_scene
 from transporter_pl.errors import TransporterError
+from transporter_pl.loading import BackboneSpec, load_vlm
 from transporter_pl.metrics.clip import clip_scores
 from transporter_pl.metrics.encoders import text_encoders, video_encoders
 from transporter_pl.metrics.frechet import FrechetVideoDistance
 
 
-@pytest.fixture(scope="module")
-def judge():
-    return text_encoders.get("shapemotion").from_pretrained()
+@pytest.fixture(scope="module", params=[DEFAULT, pytest.param(OTHER, marks=pytest.mark.slow)])
+def judge(request):
+    return text_encoders.get("shapemotion").from_pretrained(request.param)
+
+
+def test_nobody_is_judged_by_its_own_eyes():
+    for name, expected in {"gemma3": OTHER, "video_llama3": DEFAULT, "phi4_multimodal": DEFAULT}.items():
+        path = f"shapemotion-{name.replace('_llama', 'llama').replace('4_multimodal', '4mm')}"
+        vlm = load_vlm(BackboneSpec(name, path), VIDEO)
+        assert ShapeMotionJudge.path_for(vlm) == expected
 
 
 def clips(count, seed, words=None):

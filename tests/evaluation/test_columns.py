@@ -18,7 +18,7 @@ from transporter_pl.datamodules.shapemotion.world import render, sample_scene
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation import video_columns
 from transporter_pl.evaluation.cases import ReferenceClips
-from transporter_pl.evaluation.columns import Column, check_columns, columns, headings, measure
+from transporter_pl.evaluation.columns import Column, all_options, check_columns, columns, headings, measure
 from transporter_pl.evaluation.samples import Case, Drawn, Judged
 from transporter_pl.loading import load_vlm
 from transporter_pl.metrics.captions import BLEU4, CaptionCosine, CIDErD
@@ -183,6 +183,30 @@ def test_references_are_seen_once(judged):
     assert first != pytest.approx(second)
     fewer = replace(judged, references=listed(torch.cat(list(judged.references.batches(20)))[:12]))
     assert value("fvd", fewer, encoder=SUMS) != pytest.approx(first)
+
+
+class Impartial(Sums):
+    """One that judges some VLMs with other weights."""
+
+    @classmethod
+    def path_for(cls, vlm):
+        return "7" if vlm.source == "tiny" else None
+
+
+def test_the_encoder_says_whose_weights_judge_a_vlm(judged, monkeypatch):
+    column = columns.get("fvd")(f"{__name__}.Impartial")
+    monkeypatch.setattr(judged.vlm, "source", "tiny")
+    assert column.encoder(judged).scale == 7
+    assert columns.get("fvd")(f"{__name__}.Impartial", "3").encoder(judged).scale == 3
+    monkeypatch.setattr(judged.vlm, "source", "another")
+    assert column.encoder(judged).scale == 1
+
+
+def test_defaults_are_options_too():
+    assert all_options({"fvd": {"path": "a"}, f"{__name__}.Length": {}}) == {
+        "fvd": {"encoder": "i3d", "path": "a"},
+        f"{__name__}.Length": {"factor": 1.0},
+    }
 
 
 def test_an_encoder_is_loaded_once(judged):

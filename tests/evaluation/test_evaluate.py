@@ -175,8 +175,11 @@ def test_broken_reference_clips_are_told(settings, clips, tmp_path, capsys):
     ("change", "message"),
     [
         ({"steps": 3}, "steps: '.*drawn.json' was made with 2, not 3; give another folder as out"),
-        ({"scenes": 1}, "cases.1.id: .* was made with '7', not None"),
-        ({"references": 2}, "references: .* was made with '3 clips, .*', not '2 clips"),
+        (
+            {"scenes": 1},
+            "data, pairs or scenes: .* was made with '7', not None; .* for 7 more: starts, seed 1; tiny",
+        ),
+        ({"references": 2}, "data or references: .* was made with '3 clips, .*', not '2 clips"),
         ({"rows": {"ours": {"method": "transporter"}}}, "options.phi: .* was made with 0.5, not 1.0"),
         ({"rows": {"ours": {"method": "generator"}}}, "method: .* was made with 'transporter', not 'generator'"),
         ({"seeds": 0}, "seeds: 0 is too small"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from transporter_pl.evaluation.figures import Cell, Figures, Heading, Spread, Table, versions
-from transporter_pl.evaluation.tables import console_table, html, latex, markdown, write_tables
+from transporter_pl.evaluation.tables import console_tables, html, latex, markdown, write_tables
 
 NASTY = "50% of_{x}^2 & #1 ~ $y$ \\z | [a] *b* <c> ±Φφ→"
 FVD = Heading("fvd", "FVD", "down", 1, "FVD on features of a toy.")
@@ -168,10 +168,14 @@ def test_latex_escapes_its_own_signs(table):
     assert "$-$1.0" in latex(Table("t", (FVD,), (cell("v", "r", 0, -1.0),), {"r": "r"}, ("v",), {}, {}))
 
 
-@pytest.mark.parametrize("width", [100, 60])
-def test_the_terminal_shows_every_figure(table, width):
+@pytest.mark.parametrize(("width", "count"), [(100, 1), (64, 2), (52, 4), (40, 4)])
+def test_the_terminal_shows_every_figure_in_as_many_tables_as_it_takes(table, width, count):
     console = Console(file=io.StringIO(), width=width)
-    console.print(console_table(table))
+    parts = list(console_tables(table, console))
+    assert len(parts) == count
+    assert [part.caption is None for part in parts] == [True] * (count - 1) + [False]
+    for part in parts:
+        console.print(part)
     lines = console.file.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     for figure in ("11.5", "±2.1", "350.0", "±212.1", "100.0", "–²", "[a]"):

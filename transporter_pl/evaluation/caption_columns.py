@@ -21,7 +21,7 @@ class CaptionCos(EncoderColumn):
 
     def measure(self, judged: Judged) -> float:
         """In [-1, 1]."""
-        return _compared(CaptionCosine(self.encoder(judged.vlm.device)), judged)
+        return _compared(CaptionCosine(self.encoder(judged)), judged)
 
 
 class WordColumn(Column):

@@ -18,6 +18,7 @@ from torch import Tensor
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.figures import Figures, versions
 from transporter_pl.files import replace_file
+from transporter_pl.settings import check_recorded
 from transporter_pl.video import to_bytes
 
 VIDEO, FACTS, FIGURES, LOCK = "drawn.safetensors", "drawn.json", "figures.json", ".lock"
@@ -26,7 +27,8 @@ CONTENTS = {  # files that tell apart what was made under the same name
     "concepts": ("concepts.safetensors",),
     "cache": ("index.safetensors", "cache.json"),  # the index vouches for every byte of the shards
 }
-Columns = Mapping[str, Mapping[str, Any]]
+CALLED = {"cases": "data, pairs or scenes", "references": "data or references"}  # what decides on a field
+Columns = Mapping[str, Mapping[str, Any]]  # of every column, all its options
 
 
 def quantised(video: Tensor) -> Tensor:
@@ -68,20 +70,14 @@ def stored(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """The facts of videos that an earlier call has drawn with the same settings; ``None`` where there are none.
 
     Raises:
-        TransporterError: If they are of other settings (names the first that differs), or can't be read.
+        TransporterError: If they are of other settings (names the first that differs), or can't be opened.
     """
-    file = folder / FACTS
-    if not file.is_file():
+    said = _read(folder / FACTS)
+    was, facts = said.get("settings"), said.get("facts")
+    if not (isinstance(was, dict) and isinstance(facts, dict)):
         return None
-    said = _read(file)
-    if not (isinstance(said.get("settings"), dict) and isinstance(said.get("facts"), dict)):
-        raise _unreadable(file, "settings or facts are missing")
-    was, now = dict(_flat(said["settings"])), dict(_flat(json.loads(_json(settings))))
-    for field in {**now, **was}:
-        if was.get(field) != now.get(field):
-            msg = f"{field}: {str(file)!r} was made with {was.get(field)!r}, not {now.get(field)!r}; give another "
-            raise TransporterError(msg + "folder as out, or delete that file, and it is drawn again")
-    return dict(said["facts"])
+    check_recorded(folder / FACTS, was, json.loads(_json(settings)), CALLED)
+    return dict(facts)
 
 
 def stored_video(folder: Path) -> Tensor:
@@ -98,25 +94,18 @@ def stored_video(folder: Path) -> Tensor:
 
 
 def stored_figures(folder: Path, columns: Columns) -> Figures:
-    """Those of the columns that were measured already, with the same options.
-
-    Raises:
-        TransporterError: If the file can't be read.
-    """
-    file = folder / FIGURES
-    said = _read(file) if file.is_file() else {}
-    known = {name: said[_key(name, options)] for name, options in columns.items() if _key(name, options) in said}
-    try:
-        values = {name: row["value"] for name, row in known.items()}
-        return Figures(values, {name: row["missing"] for name, row in known.items() if row["missing"]})
-    except (TypeError, KeyError) as error:
-        raise _unreadable(file, error) from error
+    """Those of the columns that were measured already, with the same options."""
+    said = _read(folder / FIGURES)
+    rows = {name: said.get(_key(name, options)) for name, options in columns.items()}
+    known = {name: row for name, row in rows.items() if isinstance(row, dict) and {"value", "missing"} <= row.keys()}
+    values = {name: row["value"] for name, row in known.items()}
+    return Figures(values, {name: row["missing"] for name, row in known.items() if row["missing"]})
 
 
 def add_figures(folder: Path, columns: Columns, figures: Figures) -> None:
     """Write figures beside those of other columns, or of other options, that were measured before."""
     file = folder / FIGURES
-    known = _read(file) if file.is_file() else {}
+    known = _read(file)
     for name, value in figures.values.items():
         known[_key(name, columns[name])] = {"value": value, "missing": figures.missing.get(name, "")}
     replace_file(file, lambda aside: aside.write_text(_json(known), encoding="utf-8"))
@@ -135,7 +124,8 @@ def forget_missing(folder: Path, columns: Columns) -> None:
             return
         known = _read(file)
         ours = {_key(name, options) for name, options in columns.items()}
-        kept = {key: row for key, row in known.items() if key not in ours or not row.get("missing")}
+        lacking = {key for key, row in known.items() if isinstance(row, dict) and row.get("missing")}
+        kept = {key: row for key, row in known.items() if key not in ours & lacking}
         if kept != known:
             replace_file(file, lambda aside: aside.write_text(_json(kept), encoding="utf-8"))
 
@@ -169,23 +159,16 @@ def _json(value: object) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
+    """What a file says; nothing where it isn't there, or isn't what we wrote: it is made anew then.
+
+    Raises:
+        TransporterError: If it can't be opened.
+    """
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise _unreadable(file, error) from error
-    if not isinstance(said, dict):
-        raise _unreadable(file, "it is no mapping")
-    return said
-
-
-def _unreadable(file: Path, why: object) -> TransporterError:
-    return TransporterError(f"out: {str(file)!r} can't be read ({why}); delete it, and it is made again")
-
-
-def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
-    """Settings by their dotted names, items of lists by their numbers."""
-    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, part in parts:
-        yield from _flat(part, f"{name}.{key}" if name else str(key))
-    if not isinstance(value, dict | list):
-        yield name, value
+        said = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError:
+        return {}
+    except OSError as error:
+        msg = f"out: {str(file)!r} can't be read ({error}); see to it that it can, or delete it, and it is made again"
+        raise TransporterError(msg) from error
+    return said if isinstance(said, dict) else {}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.figures import Figures, Heading
-from transporter_pl.options import check_options, plugin_class
+from transporter_pl.options import check_options, plugin_class, resolved
 from transporter_pl.registry import Registry
 
 if TYPE_CHECKING:
@@ -78,6 +78,15 @@ def check_columns(options: Options) -> None:
         TransporterError: As ``new_columns``.
     """
     new_columns(options)
+
+
+def all_options(options: Options) -> dict[str, dict[str, Any]]:
+    """Options of every column with the defaults of those that are not given, so that a changed default is told.
+
+    Raises:
+        TransporterError: If a name is unknown, or another kind of thing.
+    """
+    return {name: resolved(plugin_class(columns, Column, "columns", name), given) for name, given in options.items()}
 
 
 def headings(options: Options) -> tuple[Heading, ...]:

@@ -8,13 +8,14 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 from transporter_pl.evaluation.columns import Column
-from transporter_pl.metrics.encoders import ImageTextEncoder, VideoEncoder, text_encoders
+from transporter_pl.metrics.encoders import Encoder, text_encoders
 from transporter_pl.metrics.missing import MissingPart
 from transporter_pl.registry import Registry
 
 if TYPE_CHECKING:
     import torch
 
+    from transporter_pl.evaluation.samples import Judged
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ class EncoderColumn(Column):
 
     Args:
         encoder: Registered name or class path of the encoder.
-        path: Its weights; by default its usual ones.
+        path: Its weights; by default those that judge the VLM, usually the same for all.
 
     Attributes:
         encoders: Where its name is looked up.
@@ -61,13 +62,12 @@ class EncoderColumn(Column):
         """Whose features they are."""
         return f"{self.label} on {self.kind.label}" + (f", {PurePath(self.path).name}" if self.path else "")
 
-    def encoder(self, device: torch.device) -> Any:  # noqa: ANN401  (of the kind that ``encoders`` has)
-        """The encoder with its weights."""
-        return _loaded(self.kind, self.path, device)
+    def encoder(self, judged: Judged) -> Any:  # noqa: ANN401  (of the kind that ``encoders`` has)
+        """The encoder with its weights, on the device of the VLM that is judged."""
+        path = self.kind.path_for(judged.vlm) if self.path is None else self.path
+        return _loaded(self.kind, path, judged.vlm.device)
 
 
 @once  # by the class: one that is both kinds of encoder is loaded once
-def _loaded(
-    kind: type[VideoEncoder | ImageTextEncoder], path: str | None, device: torch.device
-) -> VideoEncoder | ImageTextEncoder:
+def _loaded(kind: type[Encoder], path: str | None, device: torch.device) -> Encoder:
     return kind.from_pretrained(path, device)

@@ -21,7 +21,7 @@ from transporter_pl.evaluation.figures import Table
 from transporter_pl.evaluation.plan import Plan
 from transporter_pl.evaluation.setup import Explained, Row, Setup
 from transporter_pl.evaluation.studio import STARTS, shared_settings, starts_folder
-from transporter_pl.evaluation.tables import console_table, write_tables
+from transporter_pl.evaluation.tables import console_tables, write_tables
 from transporter_pl.evaluation.work import Event, spread_work, work
 from transporter_pl.files import check_folder
 from transporter_pl.loading import BackboneSpec, find_device, pair_shapes
@@ -126,10 +126,26 @@ def _check_rows(plan: Plan) -> None:
             except TransporterError as error:
                 msg = f"rows.{key} with vlms.{name}: {error}"
                 raise TransporterError(msg) from error
+    _check_out(plan)
+
+
+def _check_out(plan: Plan) -> None:
+    """Refuse cells of other settings, all at once."""
+    refused: dict[str, str] = {}
     for seed in range(plan.seeds):
-        stored(starts_folder(plan.out, seed), shared_settings(plan.setup, plan.selection.cases, seed))
+        try:
+            stored(starts_folder(plan.out, seed), shared_settings(plan.setup, plan.selection.cases, seed))
+        except TransporterError as error:
+            refused[f"{STARTS}, seed {seed}"] = str(error)
     for job in plan.jobs:
-        plan.is_done(job)
+        try:
+            plan.is_done(job)
+        except TransporterError as error:
+            refused[job.name] = str(error)
+    if refused:
+        others = list(refused)[1:]
+        so = f". The same holds for {len(others)} more: {'; '.join(others)}" if others else ""
+        raise TransporterError(next(iter(refused.values())) + so)
 
 
 def _places(device: str, processes: int) -> list[torch.device]:
@@ -141,7 +157,7 @@ def _places(device: str, processes: int) -> list[torch.device]:
 def _carry_out(plan: Plan, places: list[torch.device], console: Console) -> list[str]:
     """Do what is not done, and write the table after every cell; returns what failed."""
     for job in plan.jobs:
-        forget_missing(job.folder, plan.columns)
+        forget_missing(job.folder, plan.measured)
     if all(map(plan.is_done, plan.jobs)):
         return []
     (plan.folder / INDEX).unlink(missing_ok=True)  # of what was there before
@@ -192,7 +208,8 @@ def _finish(plan: Plan, failed: list[str], console: Console) -> Table:
     write_tables(plan.folder, table)
     if file.read_bytes() != before or not index.is_file():
         write_pages(plan.folder, plan.pages(), table)
-    console.print(console_table(table))
+    for part in console_tables(table, console):
+        console.print(part)
     console.print(f"written to {plan.folder}; side by side in {index}", soft_wrap=True)
     if failed:
         msg = f"rows: {'; '.join(failed)}. The others are done; the same call tries these again"

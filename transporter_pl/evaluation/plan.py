@@ -13,7 +13,7 @@ import torch
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.cases import Selection, Source, choose
 from transporter_pl.evaluation.cells import CONTENTS, content_of, digest, stored, stored_figures, stored_video
-from transporter_pl.evaluation.columns import headings
+from transporter_pl.evaluation.columns import all_options, headings
 from transporter_pl.evaluation.figures import Cell, Heading, Table, versions
 from transporter_pl.evaluation.methods.base import Method, new_method
 from transporter_pl.evaluation.methods.real import Real
@@ -114,6 +114,15 @@ class Plan:
         return found
 
     @cached_property
+    def measured(self) -> dict[str, dict[str, Any]]:
+        """All options of every column.
+
+        Raises:
+            TransporterError: As ``all_options``.
+        """
+        return all_options(self.columns)
+
+    @cached_property
     def jobs(self) -> tuple[Job, ...]:
         """All cells: VLM by VLM, as each is loaded once, and seed by seed, so that every row has a figure soon."""
         keys = [(vlm, row, seed) for vlm in self.vlms for seed in range(self.seeds) for row in self.rows]
@@ -127,7 +136,7 @@ class Plan:
         """
         if stored(job.folder, job.settings) is None:
             return False
-        return len(stored_figures(job.folder, self.columns).values) == len(self.columns)
+        return len(stored_figures(job.folder, self.measured).values) == len(self.columns)
 
     def drawn(self, job: Job) -> Drawn:
         """What a cell holds that is drawn."""
@@ -153,7 +162,7 @@ class Plan:
         """What is done so far."""
         cells = []
         for job in filter(self.is_done, self.jobs):
-            facts, found = stored(job.folder, job.settings) or {}, stored_figures(job.folder, self.columns)
+            facts, found = stored(job.folder, job.settings) or {}, stored_figures(job.folder, self.measured)
             cells.append(Cell(job.vlm, job.row, job.seed, found, facts["seconds"], facts["forwards"]))
         return Table(
             title=self.title,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from operator import methodcaller
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as ConsoleTable
 from rich.text import Text
 
@@ -20,6 +22,7 @@ from transporter_pl.files import replace_file
 ARROWS = {"up": "\u00a0↑", "down": "\u00a0↓", None: ""}  # never on a line of their own
 RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 NOT_COMPUTED = "–"
+LABEL_WIDTH = 24  # letters of a line of a label in the terminal
 NO_WIDER = r"\ifdim\width>\linewidth\linewidth\else\width\fi"  # than the page's text; narrower tables stay
 SPACE = re.compile(r"[ \t\r\n]+")  # a no-break space stays
 
@@ -69,19 +72,35 @@ def write_tables(out: Path, table: Table) -> None:
         replace_file(out / name, methodcaller("write_text", text, encoding="utf-8"))
 
 
-def console_table(table: Table) -> ConsoleTable:
-    """For the terminal; a deviation goes below its mean where the line is too short for both."""
+def console_tables(table: Table, console: Console) -> Iterator[ConsoleTable]:
+    """For the terminal, below each other, with as many columns each as a line has room for."""
+    places = list(range(len(table.columns)))
+    while places:
+        fitting = (some for some in range(len(places), 0, -1) if _fits(_console_table(table, places[:some]), console))
+        count = next(fitting, 1)
+        shown, places = _console_table(table, places[:count]), places[count:]
+        if not places:
+            shown.caption, shown.caption_justify = Text("\n".join(_footer(table))), "left"
+        yield shown
+
+
+def _console_table(table: Table, places: Sequence[int]) -> ConsoleTable:
+    """Those of the columns that stand at some places."""
     shown = ConsoleTable(title=Text(table.title), title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    shown.caption, shown.caption_justify = Text("\n".join(_footer(table))), "left"
     shown.add_column("VLM", overflow="fold")
-    shown.add_column("method", overflow="fold")
-    for heading in table.columns:
-        shown.add_column(Text(_heading(table, heading)), justify="right", overflow="fold")
+    shown.add_column("method", overflow="fold", max_width=LABEL_WIDTH)
+    for place in places:
+        shown.add_column(Text(_heading(table, table.columns[place])), justify="right", overflow="fold")
     for vlm in table.vlms:
         for name, label, entries in _group(table, vlm):
-            shown.add_row(Text(name), Text(label), *map(_console_entry, entries))
+            shown.add_row(Text(name), Text(label), *(_console_entry(entries[place]) for place in places))
         shown.add_section()
     return shown
+
+
+def _fits(shown: ConsoleTable, console: Console) -> bool:
+    widest = console.options.update(width=10_000)
+    return Measurement.get(console, widest, shown).maximum <= console.width
 
 
 def markdown(table: Table) -> str:

@@ -24,7 +24,7 @@ class FVD(EncoderColumn):
 
     Args:
         encoder: Registered name or class path of the video encoder.
-        path: Its weights; by default its usual ones.
+        path: Its weights; by default those that judge the VLM, usually the same for all.
     """
 
     label, better, decimals = "FVD", "down", 1
@@ -40,7 +40,7 @@ class FVD(EncoderColumn):
 
     def measure(self, judged: Judged) -> float:
         """In the features' units, squared."""
-        metric = _seen(self.encoder(judged.vlm.device), judged.references)
+        metric = _seen(self.encoder(judged), judged.references)
         metric.reset()
         return float(fed(metric, judged.vlm.device, judged.drawn.video, real=False).compute())
 
@@ -83,7 +83,7 @@ class CLIPScore(EncoderColumn):
     def measure(self, judged: Judged) -> float:
         """In [-100, 100]."""
         device = judged.vlm.device
-        return float(fed(VideoCLIPScore(self.encoder(device)), device, judged.drawn.video, wanted(judged)).compute())
+        return float(fed(VideoCLIPScore(self.encoder(judged)), device, judged.drawn.video, wanted(judged)).compute())
 
 
 class CLIPChange(EncoderColumn):
@@ -95,7 +95,7 @@ class CLIPChange(EncoderColumn):
         """In [-200, 200]."""
         device = judged.vlm.device
         seen = judged.drawn.video, judged.start, wanted(judged)
-        return float(fed(CLIPGain(self.encoder(device)), device, *seen).compute())
+        return float(fed(CLIPGain(self.encoder(judged)), device, *seen).compute())
 
 
 class AestheticScore(Column):

@@ -84,8 +84,8 @@ def _perform(plan: Plan, job: Job, studio: Studio) -> None:
         drawn = plan.methods[job.row].draw(studio, cases, job.seed, job.folder)
         store(job.folder, job.settings, drawn.video, _facts(drawn))
     drawn = plan.drawn(job)
-    known = stored_figures(job.folder, plan.columns).values
-    asked = {name: options for name, options in plan.columns.items() if name not in known}
+    known = stored_figures(job.folder, plan.measured).values
+    asked = {name: options for name, options in plan.measured.items() if name not in known}
     judged = Judged(cases, drawn, studio.starts(cases, job.seed), studio.references, studio.vlm)
     add_figures(job.folder, asked, measure(asked, judged))
 

@@ -8,21 +8,19 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from transporter_pl.adapters import Frozen
+from transporter_pl.adapters import Frozen, VLMAdapter
 from transporter_pl.errors import TransporterError
 from transporter_pl.registry import Registry
 
 
-class VideoEncoder(Frozen, ABC):
-    """Makes one vector of features of a video.
+class Encoder(Frozen, ABC):
+    """What both kinds have in common.
 
     Attributes:
         label: What it is, for the heading of a table.
-        num_features: F.
     """
 
     label: ClassVar[str]
-    num_features: int
 
     @classmethod
     @abstractmethod
@@ -32,29 +30,29 @@ class VideoEncoder(Frozen, ABC):
         Raises:
             MissingPart: If the weights are not here; names them and how to get them.
         """
+
+    @classmethod
+    def path_for(cls, vlm: VLMAdapter) -> str | None:
+        """The weights that judge what is drawn for a VLM; by default the usual ones."""
+        return None
+
+
+class VideoEncoder(Encoder):
+    """Makes one vector of features of a video.
+
+    Attributes:
+        num_features: F.
+    """
+
+    num_features: int
 
     @abstractmethod
     def forward(self, video: Tensor) -> Tensor:
         """Video (B, T, 3, H, W) in [0, 1] → features (B, F) in at least single precision."""
 
 
-class ImageTextEncoder(Frozen, ABC):
-    """Puts images and texts into one space, in which the cosine says how well they suit each other.
-
-    Attributes:
-        label: What it is, for the heading of a table.
-    """
-
-    label: ClassVar[str]
-
-    @classmethod
-    @abstractmethod
-    def from_pretrained(cls, path: str | None = None, device: torch.device | str = "cpu") -> Self:
-        """Load it; ``None`` stands for its usual weights.
-
-        Raises:
-            MissingPart: If the weights are not here; names them and how to get them.
-        """
+class ImageTextEncoder(Encoder):
+    """Puts images and texts into one space, in which the cosine says how well they suit each other."""
 
     @abstractmethod
     def images(self, video: Tensor) -> Tensor:

@@ -1,0 +1,38 @@
+"""Settings that a result was made with, held against those that are asked for now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from transporter_pl.errors import TransporterError
+
+
+def dotted(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested fields by dotted names, items of lists by their numbers."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        parts = dict(enumerate(value)) if isinstance(value, list) else value
+        flat |= dotted(parts, f"{prefix}{name}.") if isinstance(parts, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def check_recorded(file: Path, was: Mapping[str, Any], now: Mapping[str, Any], called: Mapping[str, str]) -> None:
+    """Refuse a result of other settings; both are compared as JSON holds them.
+
+    Args:
+        file: Where the result is recorded.
+        was: The settings that it was made with.
+        now: Those that are asked for.
+        called: What users know a field as, by the first part of its dotted name; by default by that name.
+
+    Raises:
+        TransporterError: Naming the first field that differs.
+    """
+    before, after = dotted(was), dotted(now)
+    for field in {**after, **before}:
+        if before.get(field) != after.get(field):
+            msg = f"{called.get(field.split('.')[0], field)}: {str(file)!r} was made with {before.get(field)!r}, not "
+            msg += f"{after.get(field)!r}; give another folder as out, or delete that file, and it is made again"
+            raise TransporterError(msg)
