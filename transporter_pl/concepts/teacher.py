@@ -116,6 +116,7 @@ class Teacher:
         steps: int = 20,
         guidance: float | None = None,
         watch: Callable[[Iterable[int]], Iterable[int]] = iter,
+        drawn: Trajectories | None = None,
     ) -> None:
         """Draw the trajectories: of every caption where the generator draws them, otherwise of every clip.
 
@@ -126,6 +127,7 @@ class Teacher:
             steps: Times on each trajectory.
             guidance: Guidance scale of the trajectories.
             watch: Sees the batches pass by.
+            drawn: The generator's trajectories that another teacher has drawn of the same captions and noise.
 
         Raises:
             TransporterError: If the trajectories don't fit into the memory that is free.
@@ -139,7 +141,7 @@ class Teacher:
             self.trajectories = noised_trajectories(generator, torch.stack(clean).cpu(), noise, steps)
         else:
             options = steps, guidance, self.at_once, watch
-            self.trajectories = generated_trajectories(generator, self.conditions, noise, *options)
+            self.trajectories = drawn or generated_trajectories(generator, self.conditions, noise, *options)
         self._rows = self._rows_of_contexts(self.trajectories, bool(clean))
 
     def _rows_of_contexts(self, trajectories: Trajectories, clips: bool) -> list[Tensor]:

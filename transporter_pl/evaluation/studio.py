@@ -15,6 +15,7 @@ from transporter_pl.adapters import GeneratorAdapter, VLMAdapter
 from transporter_pl.chance import draws_of
 from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.concepts.pairs import Contrast
+from transporter_pl.concepts.trajectories import Trajectories
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
@@ -54,6 +55,7 @@ class Studio:
         self.generator_spec, self.video = setup.generator, setup.video
         self.steps, self.batch_size = setup.steps, setup.batch_size
         self.references, self._generator = references, generator
+        self.trajectories: dict[str, Trajectories] = {}  # that a method has drawn to learn from, by what they depend on
         self._started: dict[int, Tensor] = {}  # P(token+) of the clips of ε−, by seed
 
     @property

@@ -19,7 +19,7 @@ from transporter_pl.concepts.objectives import Loss, check_objective, new_object
 from transporter_pl.concepts.pairs import Pair, pairs_of
 from transporter_pl.concepts.points import Points
 from transporter_pl.concepts.teacher import Teacher
-from transporter_pl.concepts.trajectories import Setting, settings_in, settings_of
+from transporter_pl.concepts.trajectories import Setting, Trajectories, settings_in, settings_of
 from transporter_pl.coupling.bridge import Bridge
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError, check_counts, check_not_negative
@@ -33,6 +33,7 @@ from transporter_pl.stages.sharding import SHARDING
 from transporter_pl.stages.stage import Stage
 from transporter_pl.stages.turns import Steps, Turn, check_turns, take_turn
 
+DRAWN_BY = "generator", "video", "pairs", "seeds", "noise_seeds", "sampling_steps", "guidance", "batch_size", "seed"
 COUNTS = ("seeds", "noise_seeds", "sampling_steps", "guidance", "steps", "batch_size")
 
 
@@ -124,13 +125,22 @@ class ConceptStage(Stage):
         self.measure, self.options = divergences.get(divergence), objective_options or {}
         check_objective(objective, self.options)
         check_turns(len(self.pairs), steps * batch_size)
-        self.given: tuple[Bridge] | None = None
+        self.given: tuple[Bridge, Trajectories | None] | None = None
         self.teacher: Teacher | None = None
         self.register_parameter("vectors", None)
 
-    def ask(self, bridge: Bridge) -> None:
-        """Take models that are loaded already, in place of those that the options name."""
-        self.given = (bridge,)  # a tuple, as no submodule of ours: checkpoints hold q alone
+    def ask(self, bridge: Bridge, drawn: Trajectories | None = None) -> None:
+        """Take models that are loaded already, in place of those that the options name.
+
+        Args:
+            bridge: The models.
+            drawn: Trajectories of another stage that draws the same, which tells by ``drawn_by``.
+        """
+        self.given = bridge, drawn  # a tuple, as no submodule of ours: checkpoints hold q alone
+
+    def drawn_by(self) -> dict[str, Any]:
+        """The options that generated trajectories depend on."""
+        return {name: self.hparams[name] for name in DRAWN_BY}
 
     # -- what is frozen -----------------------------------------------------------------------------------------------
 
@@ -145,7 +155,7 @@ class ConceptStage(Stage):
         options = self.hparams
         export_folder(self, "concepts")
         settings = settings_of(self.pairs) if options["trajectory"] == "generated" else self._settings_in_data()
-        (bridge,) = self.given or (self._loaded(),)
+        bridge, _ = self.given or (self._loaded(), None)
         self.teacher = Teacher(bridge, self.pairs, settings, options["batch_size"])
         self.objective = new_objective(options["objective"], self.teacher, options["prompt"], self.options)
 
@@ -171,6 +181,7 @@ class ConceptStage(Stage):
             steps=options["sampling_steps"],
             guidance=options["guidance"],
             watch=self.watch("Trajectories"),
+            drawn=self.given[1] if self.given else None,
         )
         self.places = [teacher.places(index) for index in range(len(self.pairs))]
         self.objective.prepare(self.places)

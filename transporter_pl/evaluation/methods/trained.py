@@ -97,9 +97,11 @@ class Trained(Method):
         coupling = self._coupling(studio, seed)
         bridge = Bridge(studio.generator, studio.vlm, CouplingNetwork.from_pretrained(coupling).to(studio.device))
         stage = self._concepts(studio.explained, studio.setup, str(coupling), seed)
-        stage.ask(bridge)
+        draws = digest_of(stage.drawn_by())
+        stage.ask(bridge, studio.trajectories.get(draws))
         work = folder / WORK / digest_of(dict(stage.hparams))
         train_alone(stage, work, studio.device)
+        studio.trajectories = {draws: stage.fitted().trajectories}  # for the seed's other rows
         drawn = transport(studio, bridge, ConceptBank.from_pretrained(work / "concepts"), self.phi, cases, seed)
         delete(folder / WORK)
         return drawn
