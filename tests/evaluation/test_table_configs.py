@@ -4,18 +4,23 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from evaluating import evaluate
 from safetensors.torch import load_file
 
 from transporter_pl.commands.arguments import packaged_configs
+from transporter_pl.concepts.trajectories import generated_trajectories
 from transporter_pl.datamodules.encode import encode_videos
 from transporter_pl.datamodules.folder import FolderClips
 from transporter_pl.evaluation.columns import check_columns
 from transporter_pl.evaluation.methods.base import new_method
 
 TABLES = [name for name in packaged_configs() if Path(name).stem in {"table1", "table2", "ablation"}]
-FEW = "reencoded", "sliced_gw", "zeta_100_kl"  # of the rows that train
+FEW = {  # rows that are drawn, of many that train, and of those that table1 draws likewise
+    "ablation": ("reencoded", "sliced_gw", "zeta_100_kl"),
+    "table2": ("real", "leaps", "transporter"),
+}
 PACKAGED = Path(__file__).parents[2] / "configs"
 
 
@@ -40,7 +45,6 @@ def shrunk(config, settings, cache, out):
         options = row.get("options", {})
         if row["method"] == "ascent":
             options["forwards"] = 8
-            options.get("options", {}).pop("patch", None)
         if row["method"] == "trained":
             options.update(steps=2, batch_size=2, accumulate=1, warmup=1)
             options["network"].update(width=8, heads=2, mixer_layers=1, transformer_layers=1)
@@ -59,8 +63,8 @@ def test_every_table_runs(config, settings, cache, tmp_path, monkeypatch):
     for row in given["rows"].values():
         new_method(row["method"], row.get("options", {}))
     given = shrunk(config, settings, cache, tmp_path)
-    if Path(config).stem == "ablation":
-        given["rows"] = {name: given["rows"][name] for name in FEW}
+    few = FEW.get(Path(config).stem, given["rows"])
+    given["rows"] = {name: given["rows"][name] for name in few}
     assert evaluate(given) == 0
     table = json.loads((tmp_path / given["title"] / "table.json").read_text())
     assert len(table["cells"]) == len(given["rows"])
@@ -84,7 +88,14 @@ def test_two_tables_of_the_same_drawings_differ_in_their_columns_alone(folder):
 
 
 def test_rows_share_the_network_that_they_have_in_common(settings, cache, tmp_path, monkeypatch):
-    """Those that differ in the divergence alone train one Φ."""
+    """Those that differ in the divergence alone train one Φ; all of a seed learn from the same trajectories."""
+    drawn = []
+
+    def counted(*args):
+        drawn.append(generated_trajectories(*args))
+        return drawn[-1]
+
+    monkeypatch.setattr("transporter_pl.concepts.teacher.generated_trajectories", counted)
     monkeypatch.setattr("transporter_pl.evaluation.evaluate.write_pages", lambda *_: Path())
     given = shrunk("shapemotion/ablation.yaml", settings, cache, tmp_path)
     given["rows"] = {name: given["rows"][name] for name in ("zeta_100", "zeta_100_kl", "mean")}
@@ -92,3 +103,10 @@ def test_rows_share_the_network_that_they_have_in_common(settings, cache, tmp_pa
     assert evaluate(given) == 0
     trained = [folder.name for folder in (tmp_path / "trained").iterdir()]
     assert sorted(name.partition("-")[0] for name in trained) == ["mean", "zeta"]
+    assert len(drawn) == 1
+    alone = {**given, "rows": {"mean": given["rows"]["mean"]}, "out": str(tmp_path / "alone")}
+    assert evaluate(alone) == 0
+    assert len(drawn) == 2
+    files = (folder / "tiny" / "mean" / "seed0" / "drawn.safetensors" for folder in (tmp_path, tmp_path / "alone"))
+    one, other = (load_file(file)["video"] for file in files)
+    assert torch.equal(one, other)
