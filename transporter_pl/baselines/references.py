@@ -32,6 +32,11 @@ class References:
     positive: Tensor | None = None
     natural: Tensor | None = None
 
+    def part(self, rows: Tensor) -> References:
+        """Those of some targets, and the same natural ones."""
+        negative, positive = (None if clips is None else clips[rows] for clips in (self.negative, self.positive))
+        return References(negative, positive, self.natural)
+
     @classmethod
     def read(
         cls,

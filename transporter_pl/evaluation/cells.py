@@ -23,7 +23,7 @@ from transporter_pl.video import to_bytes
 
 VIDEO, FACTS, FIGURES, LOCK = "drawn.safetensors", "drawn.json", "figures.json", ".lock"
 CONTENTS = {  # files that tell apart what was made under the same name
-    "coupling": ("coupling.safetensors",),
+    "coupling": ("coupling.safetensors", "config.json"),
     "concepts": ("concepts.safetensors",),
     "cache": ("index.safetensors", "cache.json"),  # the index vouches for every byte of the shards
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -18,9 +19,10 @@ from transporter_pl.evaluation.cases import Source
 from transporter_pl.evaluation.cells import forget_missing, stored
 from transporter_pl.evaluation.columns import check_columns
 from transporter_pl.evaluation.figures import Table
+from transporter_pl.evaluation.methods.trained import TRAINED
 from transporter_pl.evaluation.plan import Plan
 from transporter_pl.evaluation.setup import Explained, Row, Setup
-from transporter_pl.evaluation.studio import STARTS, shared_settings, starts_folder
+from transporter_pl.evaluation.studio import ENDS, STARTS, clips_folder, shared_settings
 from transporter_pl.evaluation.tables import console_tables, write_tables
 from transporter_pl.evaluation.work import Event, spread_work, work
 from transporter_pl.files import check_folder
@@ -28,7 +30,7 @@ from transporter_pl.loading import BackboneSpec, find_device, pair_shapes
 from transporter_pl.report.comparison import INDEX, write_pages
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # of a VLM or a row: it becomes a folder's
-TAKEN = STARTS, "trained"  # the second is of methods that train: what their rows share
+TAKEN = STARTS, ENDS, TRAINED  # folders of what rows share
 
 
 def evaluate(
@@ -132,11 +134,11 @@ def _check_rows(plan: Plan) -> None:
 def _check_out(plan: Plan) -> None:
     """Refuse cells of other settings, all at once."""
     refused: dict[str, str] = {}
-    for seed in range(plan.seeds):
+    for seed, place in product(range(plan.seeds), (STARTS, ENDS)):
         try:
-            stored(starts_folder(plan.out, seed), shared_settings(plan.setup, plan.selection.cases, seed))
+            stored(clips_folder(plan.out, place, seed), shared_settings(plan.setup, plan.selection.cases, seed))
         except TransporterError as error:
-            refused[f"{STARTS}, seed {seed}"] = str(error)
+            refused[f"{place}, seed {seed}"] = str(error)
     for job in plan.jobs:
         try:
             plan.is_done(job)

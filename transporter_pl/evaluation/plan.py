@@ -19,7 +19,7 @@ from transporter_pl.evaluation.methods.base import Method, new_method
 from transporter_pl.evaluation.methods.real import Real
 from transporter_pl.evaluation.samples import Drawn
 from transporter_pl.evaluation.setup import Explained, Row, Setup
-from transporter_pl.evaluation.studio import plain_spec, shared_settings, starts_folder
+from transporter_pl.evaluation.studio import STARTS, clips_folder, plain_spec, shared_settings
 from transporter_pl.options import resolved
 from transporter_pl.report.comparison import Comparison, compare
 
@@ -154,7 +154,7 @@ class Plan:
             real = next((drawn.pop(key) for key in list(drawn) if isinstance(self.methods[key], Real)), None)
             labelled = {self.rows[key].label or key: one for key, one in drawn.items()}
             if labelled:
-                start = stored_video(starts_folder(self.out, 0))
+                start = stored_video(clips_folder(self.out, STARTS, 0))
                 found += compare(name, self.selection.cases, start, labelled, self.setup.video.fps, real)
         return found
 

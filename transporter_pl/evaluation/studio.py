@@ -27,7 +27,7 @@ from transporter_pl.explain.modulation import Modulation
 from transporter_pl.explain.sampler import sample
 from transporter_pl.loading import BackboneSpec, load_vlm
 
-STARTS = "starts"  # folder of the clips of ε−
+STARTS, ENDS = "starts", "ends"  # folders of the clips of ε− and of ε+
 
 
 class Studio:
@@ -131,11 +131,17 @@ class Studio:
 
     def starts(self, cases: tuple[Case, ...], seed: int) -> Tensor:
         """The clips of ε− that the generator draws, (K, T, 3, H, W), the same for all rows and VLMs; kept in a file."""
-        folder, settings = starts_folder(self.out, seed), shared_settings(self.setup, cases, seed)
+        return self._clips(STARTS, [case.captions[0] for case in cases], cases, seed)
+
+    def ends(self, cases: tuple[Case, ...], seed: int) -> Tensor:
+        """The same of ε+, from the same noise."""
+        return self._clips(ENDS, [case.captions[1] for case in cases], cases, seed)
+
+    def _clips(self, place: str, captions: Sequence[str], cases: tuple[Case, ...], seed: int) -> Tensor:
+        folder, settings = clips_folder(self.out, place, seed), shared_settings(self.setup, cases, seed)
         with held(folder, wait=True):
             if stored(folder, settings) is None:
-                condition = self.conditions([case.captions[0] for case in cases])
-                store(folder, settings, self.decode(self.sample(condition, seed)), {})
+                store(folder, settings, self.decode(self.sample(self.conditions(captions), seed)), {})
             return stored_video(folder)
 
     # -- the VLM ------------------------------------------------------------------------------------------------------
@@ -189,9 +195,9 @@ class Studio:
         return Drawn(quantised(video), said, positive, start, seconds, forwards)
 
 
-def starts_folder(out: Path, seed: int) -> Path:
-    """Where ``Studio.starts`` keeps the clips of a seed."""
-    return out / STARTS / f"seed{seed}"
+def clips_folder(out: Path, place: str, seed: int) -> Path:
+    """Where the clips of a seed are kept, those of ``STARTS`` or of ``ENDS``."""
+    return out / place / f"seed{seed}"
 
 
 def shared_settings(setup: Setup, cases: tuple[Case, ...], seed: int) -> dict[str, Any]:

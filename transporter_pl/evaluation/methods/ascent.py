@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from transporter_pl.baselines.base import Canvas, check_baseline, new_baseline
 from transporter_pl.baselines.references import NATURAL, References
 from transporter_pl.concepts.pairs import Pair
-from transporter_pl.evaluation.methods.base import Method
+from transporter_pl.evaluation.methods.base import WORK, Method
 from transporter_pl.evaluation.samples import Case, Drawn
 from transporter_pl.evaluation.setup import Explained, Setup
 from transporter_pl.evaluation.studio import Studio
@@ -22,15 +21,14 @@ from transporter_pl.options import resolved
 from transporter_pl.stages.alone import digest_of, train_alone
 from transporter_pl.stages.baseline import BaselineStage
 
-WORK = "work"  # folder of what is under way
 SEEDS = 1_000_000  # seeds of starts from one seed of the table to the next
 
 
 class PixelAscent(Method):
     """Draws by a baseline.
 
-    Where one looks at clips, they are the case's real clip of ε+, the clip of ε− that the generator draws, and the
-    reference clips.
+    Where one looks at clips, they are those of ε− and of ε+ that the generator draws with the same seed, and the
+    reference clips; nobody is shown the case's real clip, which the table holds drawn ones against.
 
     Args:
         baseline: Registered name of the baseline, or class path.
@@ -74,26 +72,29 @@ class PixelAscent(Method):
 
     def draw(self, studio: Studio, cases: tuple[Case, ...], seed: int, folder: Path) -> Drawn:
         """The best restart of every case, so many cases at once that their restarts are a batch."""
-        starts, videos, seconds, forwards = studio.starts(cases, seed), [], 0.0, 0
+        clips, videos, seconds, forwards = self._clips(studio, cases, seed), [], 0.0, 0
         for rows in torch.split(torch.arange(len(cases)), max(1, studio.batch_size // self.restarts)):
             some = [cases[row] for row in rows.tolist()]
-            stage = self._stage(studio, some, starts[rows], SEEDS * seed + int(rows[0]))
-            seconds += train_alone(stage, folder / WORK / digest_of(dict(stage.hparams)), studio.device)[0]
+            stage = self._stage(studio, some, SEEDS * seed + int(rows[0]))
+            stage.ask(studio.vlm, clips.part(rows))
+            work = folder / WORK / digest_of({**stage.hparams, "cases": [case.id for case in some]})
+            seconds += train_alone(stage, work, studio.device)[0]
             videos.append(stage.reached.video.float().cpu())
             forwards = stage.forwards
         drawn = studio.drawn(torch.cat(videos), cases, seed, seconds, forwards)
         delete(folder / WORK)
         return drawn
 
-    def _stage(self, studio: Studio, cases: list[Case], starts: Tensor, seed: int) -> BaselineStage:
+    def _stage(self, studio: Studio, cases: list[Case], seed: int) -> BaselineStage:
         """The drawing of some cases; a case has the same start however many are drawn at once."""
         pairs: list[Pair | str] = [replace(case.pair, contexts=(case.context,)) for case in cases]
-        stage = BaselineStage(studio.explained.vlm, studio.video, pairs, seed=seed, **self.arguments)
-        real = torch.stack([case.real for case in cases])
-        stage.ask(studio.vlm, References(starts, real, self._natural(studio)))
-        return stage
+        return BaselineStage(studio.explained.vlm, studio.video, pairs, seed=seed, **self.arguments)
 
-    def _natural(self, studio: Studio) -> Tensor | None:
-        """Reference clips, for a baseline that measures them."""
-        kind = check_baseline(self.baseline, self.options)
-        return studio.natural(NATURAL) if kind.needs_natural else None
+    def _clips(self, studio: Studio, cases: tuple[Case, ...], seed: int) -> References:
+        """What the baseline or its objective looks at, and nothing else."""
+        kind, moved = check_baseline(self.baseline, self.options), self.arguments["objective"] == "moved"
+        return References(
+            studio.starts(cases, seed) if moved else None,
+            studio.ends(cases, seed) if moved or kind.needs_stimulus else None,
+            studio.natural(NATURAL) if kind.needs_natural else None,
+        )

@@ -15,6 +15,7 @@ from transporter_pl.options import check_options, plugin_class
 from transporter_pl.registry import Registry
 
 Need = Literal["coupling", "concepts", "cache"]
+WORK = "work"  # folder of what is under way, in a cell's own
 
 
 class Method(ABC):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from time import perf_counter
-from typing import ClassVar
 
 from transporter_pl.evaluation.methods.base import Method
 from transporter_pl.evaluation.samples import Case, Drawn
@@ -13,8 +12,6 @@ from transporter_pl.evaluation.studio import Studio
 
 class Generator(Method):
     """Samples ε+ with the noise that the clip of ε− is sampled with: how far words alone can take the generator."""
-
-    reference: ClassVar[bool] = True
 
     def draw(self, studio: Studio, cases: tuple[Case, ...], seed: int, folder: Path) -> Drawn:
         """The videos, (K, T, 3, H, W)."""

@@ -16,8 +16,7 @@ from transporter_pl.coupling.config import CouplingConfig, CouplingOptions
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError, check_counts, check_not_negative
 from transporter_pl.evaluation.cells import content_of, held
-from transporter_pl.evaluation.methods.ascent import WORK
-from transporter_pl.evaluation.methods.base import Method, Need
+from transporter_pl.evaluation.methods.base import WORK, Method, Need
 from transporter_pl.evaluation.methods.transporter import transport
 from transporter_pl.evaluation.samples import Case, Drawn
 from transporter_pl.evaluation.setup import Explained, Setup
@@ -110,7 +109,7 @@ class Trained(Method):
         """Folder of the trained Φ; the first row that asks for it trains it, the others wait."""
         folder = studio.out / TRAINED / self._name(studio.explained) / f"seed{seed}"
         with held(folder, wait=True):
-            if not (folder / "coupling").is_dir():
+            if not (folder / "coupling" / "config.json").is_file():  # written last
                 L.seed_everything(seed, verbose=False)  # the clips' order is the seed's too, the same for all variants
                 data, export = self._data(studio.explained), str(folder / "coupling")
                 stage = CouplingStage(data.shapes, self.network, lr=self.lr, warmup=self.warmup, export=export)
