@@ -34,10 +34,7 @@ def _probabilities(vlm, video, prefixes):
 def test_targets_are_the_tokens_where_captions_part(vlm):
     targets = targets_of(vlm, ASKED, "positive", References(), None)
     assert targets.prefixes == ("a red oval moves", "a")
-    words = [
-        (vlm.text([n]).strip(), vlm.text([p]).strip()) for n, p in zip(targets.negative, targets.positive, strict=True)
-    ]
-    assert words == [("left", "right"), ("red", "blue")]
+    assert [vlm.text([token]).strip() for token in targets.positive] == ["right", "blue"]
     assert targets.start is None
 
 

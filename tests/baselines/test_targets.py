@@ -11,8 +11,7 @@ from transporter_pl.baselines.targets import Targets, objective, target_logit
 
 def _targets(change=0.25):
     start = torch.tensor([[0.5, 0.3, 0.2], [0.1, 0.1, 0.8]])
-    negative, positive = torch.tensor([0, 2]), torch.tensor([1, 0])
-    return Targets(("a", "b"), negative, positive, start, torch.full((2,), change))
+    return Targets(("a", "b"), torch.tensor([1, 0]), start, torch.full((2,), change))
 
 
 def test_the_moved_distribution_by_hand():
@@ -55,4 +54,4 @@ def test_restarts_are_neighbours():
     assert again.prefixes == ("a", "a", "b", "b")
     assert again.positive.tolist() == [1, 1, 0, 0]
     assert again.start[1].tolist() == again.start[0].tolist() != again.start[2].tolist()
-    assert Targets(("a",), torch.tensor([0]), torch.tensor([1])).repeated(3).start is None
+    assert Targets(("a",), torch.tensor([1])).repeated(3).start is None

@@ -91,6 +91,15 @@ class Length(Column):
         return self.factor * judged.drawn.video.shape[1]
 
 
+class Crashing(Column):
+    """One with a mistake in it."""
+
+    label = "crashing"
+
+    def measure(self, judged):
+        return 1 / 0
+
+
 class Infinite(Column):
     """One that has no value."""
 
@@ -207,6 +216,13 @@ def test_defaults_are_options_too():
         "fvd": {"encoder": "i3d", "path": "a"},
         f"{__name__}.Length": {"factor": 1.0},
     }
+
+
+def test_a_column_that_crashes_is_no_number_and_no_other_columns_trouble(judged):
+    found = measure({f"{__name__}.Crashing": {}, f"{__name__}.Length": {}}, judged)
+    assert found.values[f"{__name__}.Crashing"] is None
+    assert found.missing == {f"{__name__}.Crashing": "ZeroDivisionError: division by zero"}
+    assert found.values[f"{__name__}.Length"] == judged.drawn.video.shape[1]
 
 
 def test_an_encoder_is_loaded_once(judged):

@@ -19,6 +19,7 @@ from transporter_pl.evaluation.studio import Studio
 from transporter_pl.explain.sampler import sample
 from transporter_pl.loading import load_generator
 from transporter_pl.samples import Origin, VideoSpec
+from transporter_pl.stages.baseline import BaselineStage
 
 CONTEXTS = "a red oval moves {} slowly", "a small oval moves {} quickly", "a blue oval moves {} on bright background"
 
@@ -167,3 +168,17 @@ def test_a_phi_of_another_geometry(setup, explained, tmp_path):
     network.save(tmp_path)
     with pytest.raises(TransporterError, match=r"video.frames: the coupling network was made for 9, not 5"):
         new_method("transporter", {}).check(replace(explained, coupling=str(tmp_path)), setup)
+
+
+@pytest.mark.parametrize("objective", ["positive", "moved"])
+def test_baselines_see_the_generators_clips_and_never_the_case_s_own(studio, cases, tmp_path, monkeypatch, objective):
+    shown = []
+    given = BaselineStage.ask
+    monkeypatch.setattr(BaselineStage, "ask", lambda stage, *both: shown.append(both[1]) or given(stage, *both))
+    options = {"baseline": "leaps", "objective": objective, "forwards": 12, "options": {"coherence": 0.0}}
+    drawn("ascent", studio, cases, tmp_path, **options)
+    assert close(torch.cat([part.positive for part in shown]), drawn("generator", studio, cases, tmp_path).video)
+    if objective == "moved":
+        assert close(torch.cat([part.negative for part in shown]), studio.starts(cases, 0))
+    else:
+        assert all(part.negative is None for part in shown)

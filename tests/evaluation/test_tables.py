@@ -168,6 +168,15 @@ def test_latex_escapes_its_own_signs(table):
     assert "$-$1.0" in latex(Table("t", (FVD,), (cell("v", "r", 0, -1.0),), {"r": "r"}, ("v",), {}, {}))
 
 
+def test_a_mean_of_fewer_seeds_says_why():
+    """A seed whose figure could not be computed is no part of it, and the note is there."""
+    lost = Cell("v", "ours", 1, Figures({"fvd": None}, {"fvd": LACK}), 3.0, 40)
+    whole = Cell("v", "ours", 0, Figures({"fvd": 2.0}, {}), 3.0, 40)
+    found = Table("t", (FVD,), (whole, lost), {"ours": "ours"}, ("v",), {}, {})
+    assert lines_of(found)[2] == ["v", "ours", "2.0²"]
+    assert "² FVD was not computed: head.pth is not here" in markdown(found)
+
+
 @pytest.mark.parametrize(("width", "count"), [(100, 1), (64, 2), (52, 4), (40, 4)])
 def test_the_terminal_shows_every_figure_in_as_many_tables_as_it_takes(table, width, count):
     console = Console(file=io.StringIO(), width=width)

@@ -73,9 +73,9 @@ def targets_of(
         TransporterError: If the VLM's tokenizer sees no contrast in a pair, or ``moved`` lacks the clips.
     """
     found = [Contrast.of(vlm, pair, context) for pair, context in asked]
-    negative, positive = (torch.tensor([getattr(c, name) for c in found]) for name in ("negative", "positive"))
+    positive = torch.tensor([contrast.positive for contrast in found])
     prefixes = tuple(contrast.prefix for contrast in found)
-    targets = Targets(prefixes, negative.to(vlm.device), positive.to(vlm.device))
+    targets = Targets(prefixes, positive.to(vlm.device))
     if kind == "positive":
         return targets
     if references.negative is None or references.positive is None:

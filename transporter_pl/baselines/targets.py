@@ -18,21 +18,19 @@ class Targets:
 
     Attributes:
         prefixes: The answer up to the contrast, one a video.
-        negative: Token id of ε− at the contrast, (B,).
-        positive: Token id of ε+ there, (B,).
+        positive: Token id of ε+ at the contrast, (B,).
         start: ϑ−, the VLM's probabilities there for a clip of ε−, (B, V); ``None`` where it is not asked for.
         change: Δϑ, how far ϑ− is moved towards the positive token, in [0, 1], (B,); ``None`` likewise.
     """
 
     prefixes: tuple[str, ...]
-    negative: Tensor
     positive: Tensor
     start: Tensor | None = None
     change: Tensor | None = None
 
     def repeated(self, times: int) -> Targets:
         """Every target so many times in a row: the restarts of a video are neighbours."""
-        named = {name: getattr(self, name) for name in ("negative", "positive", "start", "change")}
+        named = {name: getattr(self, name) for name in ("positive", "start", "change")}
         again: dict[str, Any] = {n: None if t is None else t.repeat_interleave(times, 0) for n, t in named.items()}
         return replace(self, prefixes=tuple(p for p in self.prefixes for _ in range(times)), **again)
 

@@ -80,6 +80,11 @@ def stored(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(facts)
 
 
+def drawn_with(folder: Path) -> dict[str, str]:
+    """Versions of what has drawn a folder's videos."""
+    return dict(_read(folder / FACTS).get("versions", {}))
+
+
 def stored_video(folder: Path) -> Tensor:
     """The videos of a folder, (K, T, 3, H, W) in [0, 1].
 

@@ -117,8 +117,9 @@ def measure(options: Options, judged: Judged) -> Figures:
     for name, column in new_columns(options).items():
         try:
             value = float(column.measure(judged))
-        except TransporterError as error:
-            values[name], missing[name] = None, str(error)
+        except Exception as error:  # one column's trouble is no other's
+            kind = "" if isinstance(error, TransporterError) else f"{type(error).__name__}: "
+            values[name], missing[name] = None, f"{kind}{error}"
             continue
         values[name] = value if math.isfinite(value) else None
         if values[name] is None:

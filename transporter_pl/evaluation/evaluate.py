@@ -162,11 +162,11 @@ def _carry_out(plan: Plan, places: list[torch.device], console: Console) -> list
         forget_missing(job.folder, plan.measured)
     if all(map(plan.is_done, plan.jobs)):
         return []
-    (plan.folder / INDEX).unlink(missing_ok=True)  # of what was there before
     events = work(plan, places[0]) if len(places) == 1 else spread_work(plan, places)
     failed: dict[str, str] = {}
     for event in _shown(events, plan, console):
         if event.state == "done":
+            (plan.folder / INDEX).unlink(missing_ok=True)  # of what was there before
             write_tables(plan.folder, plan.table())
         elif event.state == "failed":
             failed.setdefault(event.name, event.said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,7 +13,15 @@ import torch
 
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.cases import Selection, Source, choose
-from transporter_pl.evaluation.cells import CONTENTS, content_of, digest, stored, stored_figures, stored_video
+from transporter_pl.evaluation.cells import (
+    CONTENTS,
+    content_of,
+    digest,
+    drawn_with,
+    stored,
+    stored_figures,
+    stored_video,
+)
 from transporter_pl.evaluation.columns import all_options, headings
 from transporter_pl.evaluation.figures import Cell, Heading, Table, versions
 from transporter_pl.evaluation.methods.base import Method, new_method
@@ -145,9 +154,8 @@ class Plan:
         said |= {name: torch.tensor(facts[name]) for name in ("positive", "start")}
         return Drawn(stored_video(job.folder), **said)
 
-    def pages(self) -> list[Comparison]:
-        """What all rows have drawn so far with the first seed, side by side."""
-        found: list[Comparison] = []
+    def pages(self) -> Iterator[Comparison]:
+        """What all rows have drawn so far with the first seed, side by side; no more than one VLM's is held."""
         for name in self.vlms:
             first = [job for job in self.jobs if (job.vlm, job.seed) == (name, 0) and self.is_done(job)]
             drawn = {job.row: self.drawn(job) for job in first}
@@ -155,13 +163,12 @@ class Plan:
             labelled = {self.rows[key].label or key: one for key, one in drawn.items()}
             if labelled:
                 start = stored_video(clips_folder(self.out, STARTS, 0))
-                found += compare(name, self.selection.cases, start, labelled, self.setup.video.fps, real)
-        return found
+                yield from compare(name, self.selection.cases, start, labelled, self.setup.video.fps, real)
 
     def table(self) -> Table:
         """What is done so far."""
-        cells = []
-        for job in filter(self.is_done, self.jobs):
+        cells, done = [], [job for job in self.jobs if self.is_done(job)]
+        for job in done:
             facts, found = stored(job.folder, job.settings) or {}, stored_figures(job.folder, self.measured)
             cells.append(Cell(job.vlm, job.row, job.seed, found, facts["seconds"], facts["forwards"]))
         return Table(
@@ -171,9 +178,14 @@ class Plan:
             rows={key: row.label or key for key, row in self.rows.items()},
             vlms=tuple(self.vlms),
             settings=self._told(),
-            versions=versions(),
+            versions=self._versions(done),
             reference_rows=tuple(key for key, method in self.methods.items() if method.reference),
         )
+
+    def _versions(self, done: list[Job]) -> dict[str, str]:
+        """Those that computed the figures, and others that have drawn."""
+        told = [versions(), *(drawn_with(job.folder) for job in done)]
+        return {name: " / ".join(dict.fromkeys(one[name] for one in told if name in one)) for name in told[0]}
 
     @cached_property
     def _headings(self) -> tuple[Heading, ...]:

@@ -55,7 +55,7 @@ class Entry:
         mean: The mean over the seeds, or the sign of what could not be computed.
         deviation: Their sample standard deviation; empty where there is one seed.
         best: Whether it is the best of its VLM.
-        note: Number of the footnote that says why it could not be computed; 0 for none.
+        note: Number of the footnote that says why it, or one seed's, could not be computed; 0 for none.
     """
 
     mean: str = ""
@@ -161,14 +161,13 @@ def _group(table: Table, vlm: str) -> list[tuple[str, str, list[Entry]]]:
 
 
 def _entry(table: Table, vlm: str, row: str, heading: Heading, best: bool, notes: Sequence[str]) -> Entry:
-    spread = table.spread(vlm, row, heading.name)
-    if spread is not None:
-        mean, deviation = (None if v is None else f"{v:z.{heading.decimals}f}" for v in (spread.mean, spread.deviation))
-        return Entry(mean or "", deviation or "", best)
-    tried = [cell.figures for cell in table.of(vlm, row) if heading.name in cell.figures.values]
-    if not tried:
-        return Entry()
-    return Entry(NOT_COMPUTED, note=1 + notes.index(_reason(tried[0], heading)))
+    spread, told = table.spread(vlm, row, heading.name), [cell.figures for cell in table.of(vlm, row)]
+    lacking = [figures for figures in told if figures.values.get(heading.name, 0.0) is None]
+    note = 1 + notes.index(_reason(lacking[0], heading)) if lacking else 0
+    if spread is None:
+        return Entry(NOT_COMPUTED if lacking else "", note=note)
+    mean, deviation = (None if v is None else f"{v:z.{heading.decimals}f}" for v in (spread.mean, spread.deviation))
+    return Entry(mean or "", deviation or "", best, note)
 
 
 def _notes(table: Table) -> list[str]:

@@ -35,8 +35,9 @@ class FVD(EncoderColumn):
 
     @property
     def note(self) -> str:
-        """Whose features they are, and that few videos have a floor."""
-        return f"{super().note}; the fewer the videos, the larger: a table's row of real clips is the floor"
+        """Whose features they are, and what few videos do to it."""
+        few = "the fewer the videos, the larger it is: compare figures of as many, among them those of real clips"
+        return f"{super().note}; {few}"
 
     def measure(self, judged: Judged) -> float:
         """In the features' units, squared."""

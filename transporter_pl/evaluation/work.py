@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from time import monotonic
 from typing import Any, Literal
 
 import torch
@@ -25,7 +26,7 @@ from transporter_pl.evaluation.studio import Studio
 from transporter_pl.loading import load_generator
 
 ERROR = "error.txt"
-GRACE = 60.0  # seconds that a process has for a last checkpoint
+GRACE = 60.0  # seconds that the processes have for a last checkpoint
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,9 @@ def spread_work(plan: Plan, devices: Sequence[torch.device]) -> Iterator[Event]:
     finally:
         for process in crew.values():
             process.terminate()
-            process.join(GRACE)
+        deadline = monotonic() + GRACE
+        for process in crew.values():
+            process.join(max(0.0, deadline - monotonic()))
             process.kill()  # what is half-written was written aside
             process.join()
 

@@ -30,7 +30,7 @@ class VideoCLIPScore(MeanMetric):
 
 
 class CLIPGain(MeanMetric):
-    """ΔCLIP_v = CLIP_v(x', ε+) − CLIP_v(x, ε+): how much better the video suits ε+ than the one it began as.
+    """ΔCLIP_v = CLIP_v(x', ε+) − CLIP_v(x, ε+): how much better the video x' suits ε+ than a clip x of ε−.
 
     The paper's Δ is not defined; this is that of Concept Sliders (arXiv 2311.12092).
 
@@ -43,7 +43,7 @@ class CLIPGain(MeanMetric):
         self.encoder = encoder
 
     def update(self, video: Tensor, start: Tensor, texts: list[str]) -> None:  # type: ignore[override]
-        """Add videos x' and their starts x, both (B, T, 3, H, W) in [0, 1], and the captions ε+."""
+        """Add videos x' and clips x of ε−, both (B, T, 3, H, W) in [0, 1], and the captions ε+."""
         check_videos(video=video, start=start)
         check_as_many(video, texts)
         text = self.encoder.texts(texts)

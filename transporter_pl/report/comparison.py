@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -95,7 +95,7 @@ def compare(
     return tuple(Comparison(pair, vlm, tuple(found), fps) for pair, found in scenes.values())
 
 
-def write_pages(out: Path, pages: Sequence[Comparison], table: Table) -> Path:
+def write_pages(out: Path, pages: Iterable[Comparison], table: Table) -> Path:
     """Write a folder a page, and an index of them beside the table; everything is there before the index is.
 
     Args:
@@ -106,17 +106,19 @@ def write_pages(out: Path, pages: Sequence[Comparison], table: Table) -> Path:
     Returns:
         The index.
     """
-    folders = [Path(_slug(page.vlm)) / _slug(page.pair.name) for page in pages]
-    for page, folder in zip(pages, folders, strict=True):
+    cards = []
+    for page in pages:
+        folder = Path(_slug(page.vlm)) / _slug(page.pair.name)
         _write_page(out / folder, page, table)
-    cards = "\n".join(_card(page, folder) for page, folder in zip(pages, folders, strict=True))
+        cards.append(_card(page, folder))
+    shown = "\n".join(cards)
     text = fill(
         "comparison.html",
         title=escape(table.title),
         kicker="Transporter · side by side",
         heading=f'<h1 class="long">{escape(table.title)}</h1>',
         lead="One page for each pair of words and VLM: what every method drew, and what the VLM says of it.",
-        main=f'<section><div class="cards">\n{cards}\n</div></section>\n<section>{html(table, table.vlms)}</section>',
+        main=f'<section><div class="cards">\n{shown}\n</div></section>\n<section>{html(table, table.vlms)}</section>',
         foot=_foot(),
     )
     replace_file(out / INDEX, lambda aside: aside.write_text(text, encoding="utf-8"))
