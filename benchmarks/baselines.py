@@ -5,7 +5,8 @@
 Each pair of the bank in some of the scenes that it was learned in, all of them in one batch for every method; models,
 clips and code are loaded and run once before. A baseline has arrived at a video when its pixels, shown without
 transforms, give the positive token the logit that our video of φ = 1 has; these looks are not timed. The time until
-then is that of the batch's steps, as if all of its videos went on, divided by the videos.
+then is that of the batch's steps, as if all of its videos went on, divided by the videos. What a baseline looks at, the
+generator draws from other noise than ours.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ class Cost:
         forwards: The VLM's forward passes a video until then, median over all; the budget where it was not reached.
         seconds: The same in seconds.
         logit: The target logit at the end, mean.
+        probability: P(token+) at the end, mean.
     """
 
     method: str
@@ -57,6 +59,7 @@ class Cost:
     forwards: float
     seconds: float
     logit: float
+    probability: float
 
 
 def main(
@@ -87,15 +90,16 @@ def main(
     explainer = Explainer.from_pretrained(generator, vlm, coupling, concepts, device=device)
     bridge, bank = explainer.bridge, explainer.bank
     asked = [(c.pair, context) for c in bank.entries for context in c.pair.contexts[:scenes]]
-    start, end = (drawn(bridge, asked, bank, seed, phi, None)[0] for phi in (0.0, 1.0))
+    start, end = (drawn(bridge, asked, bank, seed + 1, phi, None)[0] for phi in (0.0, 1.0))
     references = References(start, end, torch.cat([start, end]))
     targets = targets_of(bridge.vlm, asked, "positive", references, None)
     rows, wanted = [], torch.empty(0)
     for name, (guidance, _) in OURS.items():
         seconds, (video, _) = timed(lambda: drawn(bridge, asked, bank, seed, 1.0, guidance), place)  # noqa: B023
-        logit = logits(bridge, video, targets)
+        logit, log_prob = answers(bridge, video, targets)
         wanted = logit if name == "ours, guided" else wanted
-        rows.append(Cost(name, (logit >= wanted).float().mean().item(), 0, seconds / len(asked), logit.mean().item()))
+        arrived, means = (logit >= wanted).float().mean().item(), (logit.mean().item(), log_prob.exp().mean().item())
+        rows.append(Cost(name, arrived, 0, seconds / len(asked), *means))
     for name in ("am", "gradvit", "maco", "leaps"):
         rows.append(climbed(name, bridge, targets, references, wanted, (forwards, every, seed), place))
     Console().print(table(rows, len(asked), place))
@@ -139,14 +143,15 @@ def climbed(
         spent += timed(lambda: _step(ascent, optimiser, schedule, (step, steps)), place)[0]  # noqa: B023
         used += 1
         if step % every == every - 1 or step == steps - 1:
-            logit = logits(bridge, baseline.pixels().detach(), targets)
+            logit, log_prob = answers(bridge, baseline.pixels().detach(), targets)
             new = (logit >= wanted) & taken.isinf()
             taken[new], passes[new] = spent / count, float(used)
             if not taken.isinf().any():
                 break
     arrived = taken.isfinite().float().mean().item()
     taken[taken.isinf()] = spent / count
-    return Cost(name, arrived, median(passes.tolist()), median(taken.tolist()), logit.mean().item())
+    means = logit.mean().item(), log_prob.exp().mean().item()
+    return Cost(name, arrived, median(passes.tolist()), median(taken.tolist()), *means)
 
 
 def _step(ascent: Ascent, optimiser: torch.optim.Optimizer, schedule: object, when: tuple[int, int]) -> None:
@@ -157,10 +162,10 @@ def _step(ascent: Ascent, optimiser: torch.optim.Optimizer, schedule: object, wh
 
 
 @torch.no_grad()
-def logits(bridge: Bridge, video: Tensor, targets: Targets) -> Tensor:
-    """The target logits of videos, (B,) on the CPU."""
-    vlm = bridge.vlm
-    return target_logit(vlm.logits(vlm.encode(video), None, targets.prefixes), targets, "logit").cpu()
+def answers(bridge: Bridge, video: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    """The target logits of videos and their log probabilities, (B,) each on the CPU."""
+    logits = bridge.vlm.logits(bridge.vlm.encode(video), None, targets.prefixes)
+    return target_logit(logits, targets, "logit").cpu(), target_logit(logits, targets, "log_prob").cpu()
 
 
 def timed(call_it, place):
@@ -177,11 +182,13 @@ def timed(call_it, place):
 def table(rows: list[Cost], videos: int, place: torch.device) -> Table:
     """A row a method; ratios against the first."""
     found = Table(title=f"{videos} videos at once on {place}, {torch.get_num_threads()} thread(s)")
-    for heading in ("method", "arrived", "VLM forwards", "s a video", "ratio", "target logit"):
+    for heading in ("method", "arrived", "VLM forwards", "s a video", "ratio", "target logit", "P(token+)"):
         found.add_column(heading)
     for row in rows:
-        figures = (f"{row.forwards:.0f}", f"{row.seconds:.2f}", f"{row.seconds / rows[0].seconds:.2f}")
-        found.add_row(row.method, f"{100 * row.arrived:.0f} %", *figures, f"{row.logit:.2f}")
+        more = "" if row.arrived > 0.5 or not row.forwards else "≥ "  # where the median is the budget's
+        taken = (f"{row.forwards:.0f}", f"{row.seconds:.2f}", f"{row.seconds / rows[0].seconds:.1f}")
+        means = f"{row.logit:.2f}", f"{row.probability:.3f}"
+        found.add_row(row.method, f"{100 * row.arrived:.0f} %", *(more + figure for figure in taken), *means)
     return found
 
 

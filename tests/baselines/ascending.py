@@ -26,9 +26,9 @@ def small_vlm():
 
 
 @functools.cache
-def stimulus():
-    """A clip of each ε+."""
-    words = torch.tensor([list(parse_caption(pair.captions(context)[1]).values()) for pair, context in ASKED])
+def stimulus(end=1):
+    """A clip of each ε+, or of each ε−."""
+    words = torch.tensor([list(parse_caption(pair.captions(context)[end]).values()) for pair, context in ASKED])
     draws = torch.Generator().manual_seed(0)
     return render(sample_scene(len(words), draws, words=words), VIDEO.frames, VIDEO.height, draws)
 
@@ -40,12 +40,12 @@ def natural():
     return render(sample_scene(64, draws), VIDEO.frames, VIDEO.height, draws)
 
 
-def begun(name, asked=tuple(ASKED), seeds=SEEDS, **options):
+def begun(name, asked=tuple(ASKED), seeds=SEEDS, kind="positive", **options):
     """The ascent of a baseline on both contrasts."""
     vlm = small_vlm()
     canvas = Canvas(VIDEO, seeds, stimulus(), natural(), vlm.moments, vlm.patch_size)
     baseline = new_baseline(name, canvas, options)
-    return Ascent(vlm, baseline, targets_of(vlm, asked, "positive", References(), None), "positive")
+    return Ascent(vlm, baseline, targets_of(vlm, asked, kind, References(stimulus(0), stimulus()), None), kind)
 
 
 def climbed(ascent, steps):
