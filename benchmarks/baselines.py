@@ -181,7 +181,10 @@ def timed(call_it, place):
 
 def table(rows: list[Cost], videos: int, place: torch.device) -> Table:
     """A row a method; ratios against the first."""
-    found = Table(title=f"{videos} videos at once on {place}, {torch.get_num_threads()} thread(s)")
+    title = f"{videos} videos at once on {place}, {torch.get_num_threads()} thread(s)"
+    found = Table(
+        title=title, caption=f"ratio of seconds to those of {rows[0].method!r}, which is who is to be reached"
+    )
     for heading in ("method", "arrived", "VLM forwards", "s a video", "ratio", "target logit", "P(token+)"):
         found.add_column(heading)
     for row in rows:

@@ -77,7 +77,7 @@ def test_every_cell_leaves_its_videos_and_its_figures(first, settings):
         assert video.shape == (2, 5, 3, 32, 32)
         facts = json.loads((folder / "drawn.json").read_text())["facts"]
         assert len(facts["captions"]) == len(facts["positive"]) == len(facts["start"]) == 2
-        assert list(json.loads((folder / "figures.json").read_text())) == ['["evaluating.Brightness", {}]']
+        assert list(json.loads((folder / "figures.json").read_text())) == ['["evaluating.Brightness", {"scale": 1.0}]']
     starts = {tuple(json.loads((first / job / "drawn.json").read_text())["facts"]["start"]) for job in JOBS}
     assert len(starts) == 2  # a seed's is every row's
 
@@ -85,7 +85,7 @@ def test_every_cell_leaves_its_videos_and_its_figures(first, settings):
 def test_the_table_is_of_the_cells(first):
     said = table(first)
     assert said["rows"] == {"real": "real clips", "generator": "generator", "ours": "ours"}
-    assert said["reference_rows"] == ["real", "generator"]
+    assert said["reference_rows"] == ["real"]
     ours = [cell["figures"]["values"]["evaluating.Brightness"] for cell in said["cells"] if cell["row"] == "ours"]
     spread = said["spreads"]["tiny"]["ours"]["evaluating.Brightness"]
     assert spread == {"mean": pytest.approx(fmean(ours)), "deviation": pytest.approx(stdev(ours)), "count": 2}
@@ -150,6 +150,27 @@ def test_other_columns_take_the_drawings_over(again):
     for row, figures in twice.items():
         assert figures["evaluating.Brightness"]["mean"] == pytest.approx(2 * once[row]["evaluating.Brightness"]["mean"])
     called(again)  # what both tables measured is there
+
+
+def test_a_figure_more_does_not_take_the_others_away(again):
+    """What is drawn stays in the table, whatever becomes of a new column's figures."""
+    columns = {"evaluating.Brightness": None, "whole": None}
+    folder = Path(again["out"]) / "tiny" / "real" / "seed1"
+    with held(folder):
+        called({**again, "columns": columns})
+    figures = {(c["row"], c["seed"]): c["figures"]["values"] for c in table(again["out"])["cells"]}
+    assert len(figures) == 6
+    assert [key for key, values in figures.items() if len(values) == 1] == [("real", 1)]
+
+
+@pytest.mark.parametrize("damaged", ["starts/seed0/drawn.safetensors", "tiny/ours/seed0/drawn.safetensors"])
+def test_what_is_damaged_is_drawn_again(again, damaged):
+    file = Path(again["out"]) / damaged
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-5])
+    (file.parents[2] / "tiny" / "ours" / "seed0" / "drawn.json").unlink(missing_ok=True)
+    called(again)
+    assert file.read_bytes() == whole
 
 
 def test_a_cell_that_another_call_is_at_is_left_to_it(again, capsys):

@@ -137,7 +137,7 @@ def check_baseline(name: str, options: Mapping[str, Any]) -> type[Baseline]:
     """
     kind = plugin_class(baselines, Baseline, "baseline", name)
     check_first("baseline", kind, "canvas", "what it draws on")
-    check_options("baseline", name, kind, options, ["canvas"])
+    check_options("baseline", name, kind, options, ["canvas"], place="options")
     return kind
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from fsspec.core import url_to_fs
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -74,7 +74,7 @@ def stored(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     said = _read(folder / FACTS)
     was, facts = said.get("settings"), said.get("facts")
-    if not (isinstance(was, dict) and isinstance(facts, dict)):
+    if not (isinstance(was, dict) and isinstance(facts, dict) and _is_whole(folder / VIDEO)):
         return None
     check_recorded(folder / FACTS, was, json.loads(_json(settings)), CALLED)
     return dict(facts)
@@ -153,6 +153,15 @@ def digest(parts: Iterable[bytes]) -> str:
     for part in parts:
         whole.update(hashlib.sha256(part).digest())
     return whole.hexdigest()[:16]
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file is there and as long as it says."""
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except (OSError, SafetensorError):
+        return False
 
 
 def _key(name: str, options: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from transporter_pl.evaluation.methods.trained import TRAINED
 from transporter_pl.evaluation.plan import Plan
 from transporter_pl.evaluation.setup import Explained, Row, Setup
 from transporter_pl.evaluation.studio import ENDS, STARTS, clips_folder, shared_settings
-from transporter_pl.evaluation.tables import console_tables, write_tables
+from transporter_pl.evaluation.tables import console_tables, footnotes, write_tables
 from transporter_pl.evaluation.work import Event, spread_work, work
 from transporter_pl.files import check_folder
 from transporter_pl.loading import BackboneSpec, find_device, pair_shapes
@@ -38,7 +38,7 @@ def evaluate(
     generator: BackboneSpec,
     vlms: dict[str, Explained],
     rows: dict[str, Row],
-    columns: dict[str, dict[str, Any]],
+    columns: dict[str, dict[str, Any] | None],
     pairs: list[Pair | str],
     title: str,
     out: Path,
@@ -61,7 +61,7 @@ def evaluate(
         generator: The generator, the same for all VLMs.
         vlms: Name → a VLM, and what was trained for it.
         rows: Key → the method that draws, its label and its options.
-        columns: Name of every figure → its options.
+        columns: Name of every figure → its options, if it has any.
         pairs: Contrasts, "left:right".
         title: Title of the table; its files lie in a folder of that name.
         out: Folder of everything.
@@ -83,17 +83,22 @@ def evaluate(
     """
     check_counts(scenes=scenes, seeds=seeds, steps=steps, references=references)
     check_counts(batch_size=batch_size, processes=processes)
-    check_columns(columns)
+    asked = {name: options or {} for name, options in columns.items()}
+    check_columns(asked)
     check_folder("out", out)
     setup = Setup(generator, data.video, tuple(pairs_of(pairs)), steps, batch_size)
-    plan = Plan(title, data, setup, vlms, rows, columns, scenes, seeds, references, out, uuid4().hex)
+    plan = Plan(title, data, setup, vlms, rows, asked, scenes, seeds, references, out, uuid4().hex)
     _check_names(plan)
     _check_rows(plan)
     places = _places(device, processes)
     console = Console(highlight=False, markup=False)
     for line in plan.selection.skipped:
         console.print(f"left out: {line}", soft_wrap=True)
-    failed = _carry_out(plan, places, console)
+    try:
+        failed = _carry_out(plan, places, console)
+    except KeyboardInterrupt:
+        console.print(f"interrupted; what is drawn is in {plan.out}, and the same call goes on", soft_wrap=True)
+        raise
     return _finish(plan, failed, console)
 
 
@@ -110,7 +115,7 @@ def _check_names(plan: Plan) -> None:
         for name in names:
             if not NAME.fullmatch(name) or name in {*TAKEN, plan.slug}:
                 msg = f"{field}: {name!r} names a folder; use letters, digits, _, . and -, and none of "
-                raise TransporterError(msg + f"{', '.join(TAKEN)} and {plan.slug}, which are taken")
+                raise TransporterError(msg + f"{', '.join(TAKEN)} and {plan.slug}, the title's, which are taken")
     labels = [row.label or key for key, row in plan.rows.items()]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:
@@ -121,7 +126,11 @@ def _check_names(plan: Plan) -> None:
 def _check_rows(plan: Plan) -> None:
     """Hold every row against every VLM, by what is known before weights are loaded, and against what is there."""
     for name, explained in plan.vlms.items():
-        pair_shapes(plan.setup.generator, explained.vlm, plan.setup.video)
+        try:
+            pair_shapes(plan.setup.generator, explained.vlm, plan.setup.video)
+        except TransporterError as error:
+            msg = f"vlms.{name}, or generator: {error}"
+            raise TransporterError(msg) from error
         for key, method in plan.methods.items():
             try:
                 method.check(explained, plan.setup)
@@ -166,7 +175,6 @@ def _carry_out(plan: Plan, places: list[torch.device], console: Console) -> list
     failed: dict[str, str] = {}
     for event in _shown(events, plan, console):
         if event.state == "done":
-            (plan.folder / INDEX).unlink(missing_ok=True)  # of what was there before
             write_tables(plan.folder, plan.table())
         elif event.state == "failed":
             failed.setdefault(event.name, event.said)
@@ -205,18 +213,22 @@ def _finish(plan: Plan, failed: list[str], console: Console) -> Table:
     Raises:
         TransporterError: If cells failed.
     """
-    table, file, index = plan.table(), plan.folder / "table.json", plan.folder / INDEX
-    before = file.read_bytes() if file.is_file() else b""
-    write_tables(plan.folder, table)
-    if file.read_bytes() != before or not index.is_file():
-        write_pages(plan.folder, plan.pages(), table)
+    table, index = plan.table(), plan.folder / INDEX
+    written = write_tables(plan.folder, table)
+    if not index.is_file() or index.stat().st_mtime_ns < written.stat().st_mtime_ns:  # of what was there before
+        try:
+            write_pages(plan.folder, plan.pages(), table)
+        except TransporterError as error:
+            failed = [*failed, f"pages: {error}"]
     for part in console_tables(table, console):
         console.print(part)
+    for line in footnotes(table):
+        console.print(line, soft_wrap=True)
     console.print(f"written to {plan.folder}; side by side in {index}", soft_wrap=True)
     if failed:
         msg = f"rows: {'; '.join(failed)}. The others are done; the same call tries these again"
         raise TransporterError(msg)
-    left = len(plan.jobs) - len(table.cells)
+    left = len(plan.jobs) - sum(map(plan.is_done, plan.jobs))
     if left:
         console.print(f"{left} of {len(plan.jobs)} cells are under way in another call", soft_wrap=True)
     return table

@@ -166,8 +166,8 @@ class Plan:
                 yield from compare(name, self.selection.cases, start, labelled, self.setup.video.fps, real)
 
     def table(self) -> Table:
-        """What is done so far."""
-        cells, done = [], [job for job in self.jobs if self.is_done(job)]
+        """What is drawn so far, with the figures that there are."""
+        cells, done = [], [job for job in self.jobs if stored(job.folder, job.settings) is not None]
         for job in done:
             facts, found = stored(job.folder, job.settings) or {}, stored_figures(job.folder, self.measured)
             cells.append(Cell(job.vlm, job.row, job.seed, found, facts["seconds"], facts["forwards"]))

@@ -40,6 +40,7 @@ LATEX = {
         "₊": r"$_{+}$",
         "₋": r"$_{-}$",
         "–": "--",
+        "`": r"\textasciigrave{}",
         "“": "``",
         "”": "''",
         "…": r"\dots{}",
@@ -64,12 +65,18 @@ class Entry:
     note: int = 0
 
 
-def write_tables(out: Path, table: Table) -> None:
-    """``table.json``, ``table.md`` and ``table.tex`` in a folder, each replaced as a whole."""
+def write_tables(out: Path, table: Table) -> Path:
+    """``table.json``, ``table.md`` and ``table.tex`` in a folder, each replaced as a whole if it changes.
+
+    Returns:
+        The first.
+    """
     data = json.dumps(table.as_dict(), indent=1, ensure_ascii=False, default=str)
     texts = {"table.json": data, "table.md": markdown(table), "table.tex": latex(table)}
     for name, text in texts.items():
-        replace_file(out / name, methodcaller("write_text", text, encoding="utf-8"))
+        if not (out / name).is_file() or (out / name).read_bytes() != text.encode():
+            replace_file(out / name, methodcaller("write_bytes", text.encode()))
+    return out / "table.json"
 
 
 def console_tables(table: Table, console: Console) -> Iterator[ConsoleTable]:
@@ -79,8 +86,6 @@ def console_tables(table: Table, console: Console) -> Iterator[ConsoleTable]:
         fitting = (some for some in range(len(places), 0, -1) if _fits(_console_table(table, places[:some]), console))
         count = next(fitting, 1)
         shown, places = _console_table(table, places[:count]), places[count:]
-        if not places:
-            shown.caption, shown.caption_justify = Text("\n".join(_footer(table))), "left"
         yield shown
 
 
@@ -111,7 +116,7 @@ def markdown(table: Table) -> str:
         for name, label, entries in _group(table, vlm):
             lines.append([_markdown_text(name), _markdown_text(label), *map(_markdown_entry, entries)])
     rows = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    footer = "\n\n".join(_markdown_text(line) for line in _footer(table))
+    footer = "\n\n".join(_markdown_text(line) for line in footnotes(table))
     return f"{_markdown_text(table.title)}\n\n{rows}\n{footer}\n\n```json\n{_settings(table)}\n```\n"
 
 
@@ -126,7 +131,7 @@ def latex(table: Table) -> str:
         for name, label, entries in _group(table, vlm):
             lines.append(_latex_row([_latex_text(name), _latex_text(label), *map(_latex_entry, entries)]))
     body = "\n".join([*lines, r"\bottomrule"])
-    footer = " \\\\\n".join(_latex_text(line).replace("/", r"/\allowbreak{}") for line in _footer(table))  # addresses
+    footer = " \\\\\n".join(_latex_text(line).replace("/", r"/\allowbreak{}") for line in footnotes(table))  # addresses
     return (
         f"{comment}\\begin{{table}}\n\\centering\n\\caption{{{_latex_text(table.title)}}}\n"
         f"\\resizebox{{{NO_WIDER}}}{{!}}{{%\n"
@@ -143,7 +148,7 @@ def html(table: Table, vlms: Sequence[str]) -> str:
         for vlm in vlms
         for name, label, entries in _group(table, vlm)
     ]
-    footer = "\n".join(f"<p>{escape(line)}</p>" for line in _footer(table))
+    footer = "\n".join(f"<p>{escape(line)}</p>" for line in footnotes(table))
     head = f'<thead><tr><th scope="col">VLM</th><th scope="col">method</th>{heads}</tr></thead>'
     body = "\n".join(rows)
     return (
@@ -191,13 +196,14 @@ def _heading(table: Table, heading: Heading) -> str:
     return f"{heading.label}{mark}{ARROWS[heading.better]}"
 
 
-def _footer(table: Table) -> list[str]:
-    """What stands below the table: what the figures are, the footnotes, and the versions."""
+def footnotes(table: Table) -> list[str]:
+    """What stands below a table: what the figures are, the footnotes, and the versions."""
     counts = {len(table.of(vlm, row)) for vlm in table.vlms for row in table.rows} - {0}
     seeds = " to ".join(map(str, sorted({min(counts), max(counts)}))) if counts else "0"
     notes = [f"{_raised(number)} {note}" for number, note in enumerate(_notes(table), 1)]
     versions = ", ".join(f"{package} {version}" for package, version in table.versions.items())
-    return [f"Mean ±standard deviation over {seeds} seed(s).", *notes, f"Computed with {versions}."]
+    spread = "One seed." if seeds == "1" else f"Mean ±standard deviation over {seeds} seeds."
+    return [spread, *notes, f"Computed with {versions}."]
 
 
 def _settings(table: Table) -> str:
@@ -236,7 +242,8 @@ def _markdown_text(text: str) -> str:
 
 
 def _latex_text(text: str) -> str:
-    return _raised_latex("".join(LATEX.get(sign, sign) for sign in SPACE.sub(" ", text)))
+    escaped = "".join(LATEX.get(sign, sign) for sign in SPACE.sub(" ", text))
+    return _raised_latex(escaped.replace("--", "-{}-"))  # of a command's options, and no dash
 
 
 def _raised_latex(text: str) -> str:

@@ -137,7 +137,8 @@ def _write_page(folder: Path, page: Comparison, table: Table) -> None:
         kicker=f"Transporter · side by side · {escape(page.vlm)}",
         heading=f'<h1><span class="negative">{negative}</span><span class="arrow" aria-label="to">→</span>'
         f'<span class="positive">{positive}</span></h1>',
-        lead=f"Under each clip: what {escape(page.vlm)} says of it, and its probability of “{positive}”.",
+        lead=f"Under each clip: what {escape(page.vlm)} says of it, through Φ where the method has one, and its "
+        f"probability of “{positive}” as it sees the pixels. Of several seeds, the first.",
         main=f"{sections}\n{figures}",
         foot=f'<p><a href="../../{INDEX}">All pages</a></p>{_foot()}',
     )

@@ -15,7 +15,7 @@ class Generator(Method):
 
     def draw(self, studio: Studio, cases: tuple[Case, ...], seed: int, folder: Path) -> Drawn:
         """The videos, (K, T, 3, H, W)."""
-        studio.generator  # noqa: B018  (loaded before the clock starts)
+        studio.starts(cases, seed)  # the generator is loaded, and has drawn once, before the clock starts
         begun = perf_counter()
         condition = studio.conditions([case.captions[1] for case in cases])
         video = studio.decode(studio.sample(condition, seed))
