@@ -32,10 +32,6 @@ class Grid(Protocol):
     def tokens(self) -> int:
         """Visual tokens of one frame."""
 
-    @property
-    def patch_share(self) -> tuple[float, float]:
-        """A patch's share of the frame's height and width."""
-
 
 class TransformersVLM(PromptedVLM):
     """A VLM of transformers with a tokenizer; a subclass says how frames become tokens and where the prompt has them.
@@ -221,10 +217,10 @@ class TransformersVLM(PromptedVLM):
         return self.see(video.to(torch.promote_types(self.dtype, torch.float32)))
 
     @property
-    def patch_size(self) -> tuple[float, float]:
-        """(height, width) of a patch in pixels of the clip, which may be resized before it is cut."""
-        height, width = self.grid.patch_share
-        return height * self.video.height, width * self.video.width
+    def patch_size(self) -> tuple[float, float] | None:
+        """(height, width) of a patch in pixels of the clip, which may be resized before it is cut; if the grid says."""
+        share = getattr(self.grid, "patch_share", None)
+        return None if share is None else (share[0] * self.video.height, share[1] * self.video.width)
 
     def encode_layers(self, video: Tensor) -> tuple[Tensor, ...]:
         """As ``encode``, with the output of every vision layer that z_Ω is made of, first to last: (B, n_l, D_l) each.
