@@ -167,9 +167,13 @@ class Plan:
 
     def table(self) -> Table:
         """What is drawn so far, with the figures that there are."""
-        cells, done = [], [job for job in self.jobs if stored(job.folder, job.settings) is not None]
-        for job in done:
-            facts, found = stored(job.folder, job.settings) or {}, stored_figures(job.folder, self.measured)
+        cells, done = [], []
+        for job in self.jobs:
+            facts = stored(job.folder, job.settings)
+            if facts is None:
+                continue
+            done.append(job)
+            found = stored_figures(job.folder, self.measured)
             cells.append(Cell(job.vlm, job.row, job.seed, found, facts["seconds"], facts["forwards"]))
         return Table(
             title=self.title,
