@@ -96,8 +96,8 @@ def test_noise_is_each_videos_own(tiny):
     ("name", "options", "message"),
     [
         ("leap", {}, "baselines: unknown name 'leap'"),
-        ("plain_pixels.PlainPixels", {"rate": 1}, "baseline_options: .* has no option 'rate'; it has: lr, grey"),
-        ("plain_pixels.PlainPixels", {"lr": "high"}, "baseline_options.lr: 'high' is of the wrong type"),
+        ("plain_pixels.PlainPixels", {"rate": 1}, "options: .* has no option 'rate'; it has: lr, grey"),
+        ("plain_pixels.PlainPixels", {"lr": "high"}, "options.lr: 'high' is of the wrong type"),
         ("collections.OrderedDict", {}, "baseline: 'collections.OrderedDict' is no Baseline"),
     ],
 )

@@ -132,12 +132,20 @@ def phi(folder):
     return load_file(folder / "coupling" / "coupling.safetensors")
 
 
+# of 24 batches; a step has 4: it clears the gradients in its first, and moves the weights in its last
+MOMENTS = [
+    ("on_train_batch_start", range(10, 22)),
+    ("on_before_backward", range(10, 22)),
+    ("on_before_zero_grad", range(12, 22, 4)),
+    ("on_before_optimizer_step", range(11, 22, 4)),
+]
+
+
 def test_killed_in_any_batch_the_command_goes_on_from_last(tmp_path):
     """The packaged config on a cache, with checkpoints after every second step."""
     cache, chance = write_cache(tmp_path / "cache"), random.Random()
-    number = chance.randrange(10, 22)  # of 24 batches; a step has 4
-    moments = "train_batch_start", "before_backward", "before_optimizer_step", "before_zero_grad"
-    hook = f"on_{chance.choice(moments)}"
+    hook, batches = chance.choice(MOMENTS)
+    number = chance.choice(batches)
     whole, torn = tmp_path / "whole", tmp_path / "torn"
 
     def base(folder):
