@@ -134,3 +134,42 @@ class Coupled:
     tokens: Tensor
     first: Tensor | None = None
     second: Tensor | None = None
+
+
+SAME = 1e-4  # share of the features' variance below which a position's token is the same in all clips
+
+
+@dataclass(frozen=True)
+class TokenStatistics:
+    """What is known of the tokens z_Ω of a pair before any is coupled.
+
+    Attributes:
+        mean: Mean of every feature, (D,).
+        std: Standard deviation of every feature, (D,); 1 for one that never changes.
+        fixed: Which positions hold the same token in every clip, as those of separators do, (N,) of bool; ``None``
+            where that is not known.
+        tokens: Mean token of every position, (N, D); ``None`` likewise.
+    """
+
+    mean: Tensor
+    std: Tensor
+    fixed: Tensor | None = None
+    tokens: Tensor | None = None
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> Self:
+        """Those of clips in memory, (B, N, D)."""
+        exact = tokens.double()
+        return cls.from_sums(len(exact), exact.sum(0), exact.square().sum(0))
+
+    @classmethod
+    def from_sums(cls, clips: int, total: Tensor, square: Tensor) -> Self:
+        """Those of many clips, whose tokens and squared tokens are added up per position, both (N, D), float64."""
+        tokens, mean = total / clips, total.mean(0) / clips
+        std = (square.mean(0) / clips - mean.square()).clamp(min=0).sqrt()
+        std[std <= 1e-6 * std.max()] = 1
+        within = (square / clips - tokens.square()).clamp(min=0) / std.square()
+        fixed = within.mean(-1) < SAME
+        if fixed.all():  # of one clip alone it can't be told
+            fixed = ~fixed
+        return cls(mean.float(), std.float(), fixed, tokens.float())

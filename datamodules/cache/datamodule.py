@@ -10,14 +10,13 @@ import lightning as L  # noqa: N812
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from transporter_pl.datamodules.cache.joined import JoinedCaches
 from transporter_pl.datamodules.cache.order import Batches, Permutation, ResumableLoader, Selection, ThreadedLoader
 from transporter_pl.errors import TransporterError, check_counts, check_not_negative
 from transporter_pl.loading import BackboneSpec
-from transporter_pl.samples import Encoded, Origin, Shapes
+from transporter_pl.samples import Encoded, Origin, Shapes, TokenStatistics
 
 STATISTICS_BYTES = 8 * 2**30  # of tokens, which say what all of them would: a feature's mean over 10^7 values and more
 READ_AT_ONCE = 8  # clips whose tokens are added up
@@ -120,21 +119,22 @@ class CacheDataModule(L.LightningDataModule):
         """The VLM that made the tokens, for those who ask it about them."""
         return self.cache.key.vlm
 
-    def token_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of every feature of z_Ω over training clips, both (D,).
+    def token_statistics(self) -> TokenStatistics:
+        """What z_Ω of training clips have in common.
 
         Over all of them, or, so that a training starts in minutes, the first in the fixed order whose tokens fill
         ``STATISTICS_BYTES``: a random sample, the same in every process and run.
         """
         training, _ = self.split
-        size = self.cache.tensor("tokens", [0]).nbytes
-        rows = training(np.arange(min(len(training), max(1, STATISTICS_BYTES // size)), dtype=np.uint64)).tolist()
-        count, total, square = 0, torch.zeros(()).double(), torch.zeros(()).double()
+        first = self.cache.tensor("tokens", [0])
+        rows = training(
+            np.arange(min(len(training), max(1, STATISTICS_BYTES // first.nbytes)), dtype=np.uint64)
+        ).tolist()
+        total, square = (torch.zeros(first.shape[1:], dtype=torch.float64) for _ in range(2))
         for start in range(0, len(rows), READ_AT_ONCE):
-            tokens = self.cache.tensor("tokens", rows[start : start + READ_AT_ONCE]).double().flatten(0, 1)
-            total, square, count = total + tokens.sum(0), square + tokens.square().sum(0), count + len(tokens)
-        mean = total / count
-        return mean.float(), (square / count - mean.square()).clamp(min=0).sqrt().float()
+            tokens = self.cache.tensor("tokens", rows[start : start + READ_AT_ONCE]).double()
+            total, square = total + tokens.sum(0), square + tokens.square().sum(0)
+        return TokenStatistics.from_sums(len(rows), total, square)
 
     def train_dataloader(self) -> DataLoader[Encoded]:
         """Shuffled batches of training clips.

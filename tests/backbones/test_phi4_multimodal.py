@@ -14,7 +14,7 @@ from transformers import DynamicCache, Phi4MultimodalConfig, Phi4MultimodalForCa
 from transporter_pl.backbones.phi4_multimodal import Phi4MultimodalAdapter
 from transporter_pl.backbones.scratch import new_phi4_multimodal
 from transporter_pl.errors import TransporterError
-from transporter_pl.samples import VideoSpec
+from transporter_pl.samples import TokenStatistics, VideoSpec
 
 with contextlib.suppress(ImportError, RuntimeError):  # ``needs_processor`` says why
     from transformers import Phi4MultimodalFeatureExtractor, Phi4MultimodalImageProcessor, Phi4MultimodalProcessor
@@ -323,6 +323,20 @@ class TestChat:
         adapter = adapter_of(SPECS[0])
         expected = [adapter.placeholder] * adapter.token_shape[0] + adapter.token_ids(PROMPT)
         assert adapter.prompt_ids(PROMPT) == expected
+
+
+@torch.no_grad()
+def test_its_separators_are_the_tokens_that_never_change():
+    """A Φ keeps those: see ``CouplingNetwork``."""
+    adapter, spec = adapter_of(SPECS[0]), SPECS[0]
+    shape = 6, spec.frames, 3, spec.height, spec.width
+    tokens = adapter.encode(torch.rand(shape, generator=torch.Generator().manual_seed(0)))
+    parts = adapter.model.model.embed_tokens_extend.image_embed
+    ends = torch.cat([parts.sub_img_feature_extensor[:, 0], parts.global_img_feature_extensor], 1)
+    separators = parts.img_projection_down(torch.nn.functional.gelu(parts.img_projection_up(ends)))[0]
+    expected = torch.isclose(tokens[0, :, None], separators.flatten(0, -2), atol=1e-5).all(-1).any(-1)
+    assert 0 < expected.sum() < len(expected)
+    assert TokenStatistics.of(tokens).fixed.equal(expected)
 
 
 def test_the_remote_code_of_the_main_branch_is_refused_with_the_revision_that_serves(tmp_path):

@@ -9,7 +9,8 @@ from transporter_pl.coupling.mixer import CouplingMixer, MixerLayer
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.coupling.transformer import CouplingTransformer
 from transporter_pl.errors import TransporterError
-from transporter_pl.samples import Shapes
+from transporter_pl.samples import Shapes, TokenStatistics
+from transporter_pl.transport import transports
 
 SHAPES = Shapes(latents=(4, 2, 4, 4), condition=(3, 6), tokens=(10, 8))
 SMALL = {"width": 16, "heads": 2, "expansion": 2, "mixer_layers": 2, "transformer_layers": 2}
@@ -77,18 +78,33 @@ def test_the_second_tokens_start_as_the_reencoded():
 def test_statistics_are_undone_outside():
     phi, (latents, condition, reencoded) = network(), clips()
     mean, std = torch.linspace(-50, 50, 8), torch.logspace(-2, 2, 8)
-    phi.set_statistics(mean, std)
+    phi.set_statistics(TokenStatistics(mean, std))
     inner, outer = (f(latents, condition, reencoded * std + mean) for f in (phi.standardised, phi.forward))
     torch.testing.assert_close(phi.standardise(outer.tokens), inner.tokens, atol=1e-2, rtol=1e-3)
     torch.testing.assert_close(inner.second, reencoded, atol=1e-2, rtol=1e-3)
 
 
 def test_a_constant_feature_keeps_its_unit():
-    phi = network()
-    std = torch.ones(8)
-    std[3] = 0
-    phi.set_statistics(torch.zeros(8), std)
+    phi, (*_, tokens) = network(), clips()
+    tokens[..., 3] = 7
+    phi.set_statistics(TokenStatistics.of(tokens))
     assert phi.token_std[3] == 1
+    assert phi.token_mean[3] == 7
+
+
+@pytest.mark.parametrize("transport", transports.names())
+def test_a_token_that_never_changes_is_kept_and_the_others_are_learned(transport):
+    phi, (latents, condition, reencoded) = network(transport=transport), clips()
+    tokens = clips(5, seed=1)[2]
+    tokens[:, [2, 7]] = torch.randn(2, 8)
+    phi.set_statistics(TokenStatistics.of(tokens))
+    coupled = phi(latents, condition, reencoded)
+    for moved in filter(torch.is_tensor, (coupled.first, coupled.second, coupled.tokens)):
+        kept = torch.isclose(moved, tokens[0], atol=1e-4).all(-1)
+        assert kept.nonzero()[:, 1].tolist() == [2, 7] * 3
+    again = network(transport=transport)
+    again.load_state_dict({n: v for n, v in phi.state_dict().items() if n not in ("token_fixed", "token_values")})
+    assert not again.token_fixed.any()  # a file from before there were any
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -116,7 +132,7 @@ def test_learns_a_synthetic_map():
     latents, condition, tokens = (rendered(*s) for s in (SHAPES.latents, SHAPES.condition, SHAPES.tokens))
     reencoded = tokens + 0.5 * torch.randn(tokens.shape, generator=draws)
     phi = network(width=32, transport_options={"projections": 16})
-    phi.set_statistics(tokens.mean((0, 1)), tokens.std((0, 1)))
+    phi.set_statistics(TokenStatistics.of(tokens))
     target, optimizer = phi.standardise(tokens), torch.optim.AdamW(phi.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=120)
     for _ in range(120):
@@ -160,6 +176,6 @@ def test_wrong_inputs():
     with pytest.raises(TransporterError, match="reencoded: missing"):
         phi(latents, condition)
     with pytest.raises(TransporterError, match=r"token mean: shape \(7,\)"):
-        phi.set_statistics(torch.zeros(7), torch.ones(7))
-    with pytest.raises(TransporterError, match="token std: -1 is negative"):
-        phi.set_statistics(torch.zeros(8), -torch.ones(8))
+        phi.set_statistics(TokenStatistics(torch.zeros(7), torch.ones(8)))
+    with pytest.raises(TransporterError, match="token std: -1 is not above 0"):
+        phi.set_statistics(TokenStatistics(torch.zeros(8), -torch.ones(8)))

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transporter_pl.coupling.config import CouplingConfig
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.errors import TransporterError
-from transporter_pl.samples import Origin, VideoSpec
+from transporter_pl.samples import Origin, TokenStatistics, VideoSpec
 
 ORIGIN = Origin("hub/generator", "hub/vlm", VideoSpec(9, 64, 64, 8.0), "w1", "w2")
 CONFIG = CouplingConfig(
@@ -28,7 +28,7 @@ CONFIG = CouplingConfig(
 @pytest.fixture
 def folder(tmp_path):
     network = CouplingNetwork(CONFIG)
-    network.set_statistics(torch.randn(8), torch.rand(8) + 0.5)
+    network.set_statistics(TokenStatistics.of(torch.randn(5, *CONFIG.token_shape)))
     network.origin = ORIGIN
     network.save(tmp_path / "coupling")
     return tmp_path / "coupling"

@@ -18,7 +18,7 @@ from transporter_pl.datamodules.cache.key import CacheKey
 from transporter_pl.datamodules.cache.shards import TENSORS
 from transporter_pl.errors import TransporterError
 from transporter_pl.loading import BackboneSpec
-from transporter_pl.samples import Encoded, Origin, Shapes, VideoSpec
+from transporter_pl.samples import Encoded, Origin, Shapes, TokenStatistics, VideoSpec
 
 SHAPES = Shapes(latents=(2, 1, 3, 3), condition=(4, 5), tokens=(6, 7))
 KEY = CacheKey(BackboneSpec("wan", "a"), BackboneSpec("vl", "b"), VideoSpec(5, 32, 32), "c", "float32", "", "w1", "w2")
@@ -163,10 +163,26 @@ def test_token_statistics_are_those_of_the_training_clips(tmp_path):
     data = CacheDataModule(str(tmp_path))
     rows = data.split[0](np.arange(45, dtype=np.uint64)).tolist()
     tokens = written.tokens[rows].double().flatten(0, 1)
-    mean, deviation = data.token_statistics()
-    torch.testing.assert_close(mean, tokens.mean(0).float())
-    torch.testing.assert_close(deviation, tokens.std(0, correction=0).float(), atol=1e-7, rtol=1e-5)
-    assert deviation[0] == 0
+    found, deviation = data.token_statistics(), tokens.std(0, correction=0).float()
+    torch.testing.assert_close(found.mean, tokens.mean(0).float())
+    torch.testing.assert_close(found.std[1:], deviation[1:], atol=1e-7, rtol=1e-5)
+    assert found.std[0] == 1  # its feature never changes
+    torch.testing.assert_close(found.tokens, written.tokens[rows].double().mean(0).float())
+    assert not found.fixed.any()
+
+
+def test_tokens_that_are_the_same_in_every_clip_are_found(tmp_path):
+    written = _encoded(50)
+    tokens = written.tokens.clone()
+    tokens[:, [1, 4]] = tokens[0, [1, 4]] * (1 + 1e-3 * torch.randn(50, 1, 1))  # as rounding moves them
+    write_cache(tmp_path, KEY, replace(written, tokens=tokens))
+    found = CacheDataModule(str(tmp_path)).token_statistics()
+    assert found.fixed.nonzero().flatten().tolist() == [1, 4]
+    torch.testing.assert_close(found.tokens[[1, 4]], tokens[0, [1, 4]], atol=0, rtol=5e-3)
+
+
+def test_of_clips_that_are_all_alike_nothing_is_taken_as_fixed():
+    assert not TokenStatistics.of(torch.randn(1, 6, 7).expand(4, -1, -1)).fixed.any()
 
 
 def test_token_statistics_read_a_sample_of_many_clips(folder, monkeypatch):
@@ -174,7 +190,7 @@ def test_token_statistics_read_a_sample_of_many_clips(folder, monkeypatch):
     data, read = CacheDataModule(folder), []
     tensor = JoinedCaches.tensor
     monkeypatch.setattr(JoinedCaches, "tensor", lambda *asked: read.extend(asked[2]) or tensor(*asked))
-    mean, _ = data.token_statistics()
+    mean = data.token_statistics().mean
     rows = data.split[0](np.arange(10, dtype=np.uint64)).tolist()
     assert read[1:] == rows  # the first is looked at for its size
     torch.testing.assert_close(mean, _encoded(23).tokens[rows].mean((0, 1)))

@@ -14,6 +14,7 @@ from transporter_pl.datamodules.shapemotion.reader import read
 from transporter_pl.datamodules.shapemotion.world import combinations
 from transporter_pl.encoding import reencode
 from transporter_pl.loading import load_pair
+from transporter_pl.samples import TokenStatistics
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +39,7 @@ def reencoding(pair, statistics=None):
     config = CouplingConfig(width=16, heads=2, transport="reencoded", token_shape=vlm.token_shape, **shapes)
     network = CouplingNetwork(config)
     if statistics is not None:
-        network.set_statistics(*statistics)
+        network.set_statistics(statistics)
     return network
 
 
@@ -69,7 +70,7 @@ def test_clips_are_the_same_in_every_call(pair, real, generated):
 def test_cosine_and_gram_are_of_standardised_tokens(pair, real, generated):
     (batch,) = real.batches
     mean, std = batch.tokens.mean((0, 1)), batch.tokens.std((0, 1))
-    found = fidelity(reencoding(pair, (mean, std)), Bench(pair[1], real, generated))
+    found = fidelity(reencoding(pair, TokenStatistics(mean, std)), Bench(pair[1], real, generated))
     moved, target = (batch.reencoded - mean) / std, (batch.tokens - mean) / std
     width = target.shape[-1]
     assert found.cosine == pytest.approx(cosine_similarity(moved, target, dim=-1).mean().item(), abs=1e-5)

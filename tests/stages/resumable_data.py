@@ -5,7 +5,7 @@ import os
 import lightning as L  # noqa: N812
 import torch
 
-from transporter_pl.samples import Encoded, Origin, Shapes, VideoSpec
+from transporter_pl.samples import Encoded, Origin, Shapes, TokenStatistics, VideoSpec
 
 SHAPES = Shapes(latents=(4, 2, 2, 2), condition=(3, 6), tokens=(10, 8))
 ORIGIN = Origin("hub/generator", "hub/vlm", VideoSpec(9, 64, 64, 8.0))
@@ -30,9 +30,8 @@ class OrderedEncodings(L.LightningDataModule):
             "reencoded": made(SHAPES.tokens, 3, 5),
         }
 
-    def token_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        tokens = self.tensors["tokens"].double()
-        return tokens.mean((0, 1)).float(), tokens.std((0, 1)).float()
+    def token_statistics(self) -> TokenStatistics:
+        return TokenStatistics.of(self.tensors["tokens"])
 
     def batch(self, chosen: list[int]) -> Encoded:
         names = tuple(str(i) for i in chosen)

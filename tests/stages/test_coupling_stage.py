@@ -17,7 +17,7 @@ from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.datamodules.cache.key import CacheKey
 from transporter_pl.errors import TransporterError
 from transporter_pl.loading import BackboneSpec
-from transporter_pl.samples import Encoded, Origin, Shapes, VideoSpec
+from transporter_pl.samples import Encoded, Origin, Shapes, TokenStatistics, VideoSpec
 from transporter_pl.stages.coupling import CouplingStage, warmup_cosine
 from transporter_pl.stages.sharding import check_sharding
 
@@ -42,8 +42,8 @@ class RandomEncodings(L.LightningDataModule):
             "reencoded": 5 + 3 * torch.randn(clips, *SHAPES.tokens, generator=draws),
         }
 
-    def token_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.tensors["tokens"].mean((0, 1)), self.tensors["tokens"].std((0, 1))
+    def token_statistics(self) -> TokenStatistics:
+        return TokenStatistics.of(self.tensors["tokens"])
 
     def batch(self, chosen: list[int]) -> Encoded:
         names = tuple(str(i) for i in chosen)
@@ -89,7 +89,7 @@ def test_fit_writes_the_network(tmp_path):
     assert fit.progress_bar_metrics.keys() == shown
     network = CouplingNetwork.from_pretrained(tmp_path / "coupling")
     assert network.origin == ORIGIN
-    torch.testing.assert_close(network.token_mean, data.token_statistics()[0])
+    torch.testing.assert_close(network.token_mean, data.token_statistics().mean)
     batch = data.batch([0, 1])
     inputs = batch.latents, batch.condition, batch.reencoded
     torch.testing.assert_close(network(*inputs).tokens, model.network(*inputs).tokens)
@@ -159,7 +159,7 @@ def test_an_untrained_network_is_not_measured(tmp_path, ask):
 
 def test_tokens_may_be_standardised_already(tmp_path):
     data = RandomEncodings()
-    data.token_statistics = lambda: (torch.zeros(8), torch.ones(8))
+    data.token_statistics = lambda: TokenStatistics(torch.zeros(8), torch.ones(8))
     trainer(tmp_path).fit(stage(), datamodule=data)
     assert (tmp_path / "coupling").is_dir()
 

@@ -14,7 +14,7 @@ from transporter_pl.coupling.mixer import CouplingMixer
 from transporter_pl.coupling.transformer import CouplingTransformer
 from transporter_pl.errors import TransporterError
 from transporter_pl.precision import full_precision
-from transporter_pl.samples import Coupled, Origin
+from transporter_pl.samples import Coupled, Origin, TokenStatistics
 from transporter_pl.transport import new_transport
 
 
@@ -24,24 +24,32 @@ class CouplingNetwork(nn.Module):
     Inside, tokens are standardised per feature, (z − token_mean) / token_std: a VLM's features differ in scale by
     orders of magnitude, and its largest ones would own the losses and the transport's projections.
 
+    A token that is the same in every clip, such as Phi 4 MM's separators, is not learned but kept, in ẑ1, ẑ2 and z̃: a
+    VLM takes its bearings from them, and one that was never shown others may not survive a small error there.
+
     Args:
         config: Shapes and options.
     """
 
     token_mean: Tensor
     token_std: Tensor
+    token_fixed: Tensor
+    token_values: Tensor
 
     def __init__(self, config: CouplingConfig) -> None:
         super().__init__()
         self.config = config
         self.origin: Origin | None = None
-        width = config.token_shape[1]
+        count, width = config.token_shape
         self.transport = new_transport(config.transport, width, config.transport_options)
         self.mixer = CouplingMixer(config) if "first" in self.transport.reads else None
         self.transformer = CouplingTransformer(config) if "second" in self.transport.reads else None
         self.register_buffer("token_mean", torch.zeros(width))
         self.register_buffer("token_std", torch.ones(width))
+        self.register_buffer("token_fixed", torch.zeros(count, dtype=torch.bool))
+        self.register_buffer("token_values", torch.zeros(count, width))
         _without_scalars(self)
+        self.register_load_state_dict_pre_hook(_without_fixed)  # type: ignore[no-untyped-call]
 
     @property
     def needs_reencoded(self) -> bool:
@@ -54,22 +62,24 @@ class CouplingNetwork(nn.Module):
         """Whether the tokens' statistics are those of data: a new network's are 0 and 1."""
         return bool(self.token_mean.any() or (self.token_std != 1).any())
 
-    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Take mean and standard deviation of every feature of z_Ω from data; a constant feature keeps its unit.
+    def set_statistics(self, statistics: TokenStatistics) -> None:
+        """Take from data what their tokens have in common.
 
         Raises:
-            TransporterError: If either is not (D,), not finite, or a deviation is negative.
+            TransporterError: If one is of another shape, not finite, or a deviation not above 0.
         """
-        for name, value in (("mean", mean), ("std", std)):
-            if value.shape != self.token_mean.shape or not value.isfinite().all():
-                wanted = tuple(self.token_mean.shape)
+        own = {"mean": self.token_mean, "std": self.token_std, "fixed": self.token_fixed, "tokens": self.token_values}
+        given = {name: getattr(statistics, name) for name in own}
+        for name, value in given.items():
+            if value is not None and (value.shape != own[name].shape or not value.isfinite().all()):
+                wanted = tuple(own[name].shape)
                 msg = f"token {name}: shape {tuple(value.shape)}; give finite values of shape {wanted}"
                 raise TransporterError(msg)
-        if (std < 0).any():
-            msg = f"token std: {std.min():g} is negative; give standard deviations"
+        if (statistics.std <= 0).any():
+            msg = f"token std: {statistics.std.min():g} is not above 0; a feature that never changes has 1"
             raise TransporterError(msg)
-        self.token_mean.copy_(mean)
-        self.token_std.copy_(torch.where(std > 1e-6 * std.max(), std, 1.0))
+        for name, value in given.items():
+            own[name].copy_(torch.zeros_like(own[name]) if value is None else value)
 
     def standardise(self, tokens: Tensor) -> Tensor:
         """Tokens of any type → the network's own, with zero mean and unit variance per feature, (B, N, D)."""
@@ -81,9 +91,14 @@ class CouplingNetwork(nn.Module):
         # the backbones may be of half precision, whatever Φ is of
         latents, condition = latents.to(self.token_mean), condition.to(self.token_mean)
         exact = None if reencoded is None else self.standardise(reencoded)
-        first = None if self.mixer is None else self.mixer(latents, condition)
-        second = None if self.transformer is None else self.transformer(latents, condition, exact)
-        return Coupled(tokens=self.transport(*self._read(first, second, exact)), first=first, second=second)
+        first = None if self.mixer is None else self._kept(self.mixer(latents, condition))
+        second = None if self.transformer is None else self._kept(self.transformer(latents, condition, exact))
+        moved = self._kept(self.transport(*self._read(first, second, exact)))
+        return Coupled(tokens=moved, first=first, second=second)
+
+    def _kept(self, tokens: Tensor) -> Tensor:
+        """Standardised tokens, with those that are the same in every clip in their places."""
+        return torch.where(self.token_fixed[:, None], self.standardise(self.token_values).to(tokens.dtype), tokens)
 
     @torch.no_grad()
     def plan(self, coupled: Coupled, reencoded: Tensor | None = None) -> Tensor | None:
@@ -161,6 +176,12 @@ class CouplingNetwork(nn.Module):
             msg = f"coupling: the weights in {str(folder)!r} are not those of its config.json; write the folder anew"
             raise TransporterError(msg) from error
         return network
+
+
+def _without_fixed(network: CouplingNetwork, state: dict[str, Tensor], prefix: str, *rest: object) -> None:
+    """Older files know of no token that is the same in every clip."""
+    state.setdefault(f"{prefix}token_fixed", torch.zeros_like(network.token_fixed))
+    state.setdefault(f"{prefix}token_values", torch.zeros_like(network.token_values))
 
 
 def _without_scalars(network: nn.Module) -> None:

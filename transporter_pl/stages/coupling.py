@@ -21,7 +21,7 @@ from transporter_pl.coupling.losses import LossWeights, coupling_loss
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.coupling.storage import origin_from
 from transporter_pl.errors import TransporterError, check_not_negative
-from transporter_pl.samples import Encoded, Origin, Shapes
+from transporter_pl.samples import Encoded, Origin, Shapes, TokenStatistics
 from transporter_pl.stages.checkpoints import writing
 from transporter_pl.stages.guard import LossGuard
 from transporter_pl.stages.hyperparameters import built, export_folder
@@ -44,8 +44,8 @@ class EncodedData(Protocol):
     def origin(self) -> Origin:
         """The backbones that made them."""
 
-    def token_statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of every feature of z_Ω over the training clips, both (D,)."""
+    def token_statistics(self) -> TokenStatistics:
+        """What z_Ω of the training clips have in common."""
 
 
 class CouplingStage(Stage):
@@ -150,7 +150,7 @@ class CouplingStage(Stage):
         """Take the statistics of the tokens, unless a checkpoint told them, and the backbones' names, from the data."""
         data: EncodedData = self.trainer.datamodule  # type: ignore[attr-defined]
         if not (self.trainer.ckpt_path and self.network.has_statistics):
-            self.network.set_statistics(*(x.to(self.device) for x in data.token_statistics()))
+            self.network.set_statistics(data.token_statistics())
         self.network.origin = data.origin
         # decode-and-re-encode learns nothing: Φ's folder is written at once
         self.trainer.should_stop = not self._trained()
