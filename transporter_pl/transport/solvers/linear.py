@@ -63,14 +63,14 @@ def pays(a: Tensor, b: Tensor, source: Tensor, tolerance: float = TOLERANCE) -> 
 
 
 def error_bound(a: Tensor, b: Tensor, grid: Grid) -> Tensor:
-    """mean_ζ(2 ``errors`` / l_jζ) for centred a (P, N_i) and b (P, N_j), (N_j,); infinite where some l_jζ is lost."""
+    """mean_ζ(2 ``errors`` / l_jζ), (N_j,), for centred a (P, N_i) and b (P, N_j); infinite where l_jζ is lost in it."""
     total, ones = torch.zeros_like(b[0]), torch.ones_like(a[0, :, None])
     for some in _groups(grid, a, b):
         part = grid[some]
         below, wrong = _sums(part, a[some], ones), 2 * part.errors(a[some])
         for tile in _tiles(b):
             found = (part.waves(b[some, tile]) * below).sum(1)
-            total[tile] += torch.where(found > 0, wrong / found, torch.inf).sum(0)
+            total[tile] += torch.where(found > wrong, wrong / found, torch.inf).sum(0)
     return total / len(b)
 
 
