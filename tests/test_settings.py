@@ -30,6 +30,24 @@ def test_equal_settings_pass(settings):
     check_recorded(Path("a"), settings, dict(reversed(settings.items())), {})
 
 
+@pytest.mark.parametrize(
+    ("was", "now"),
+    [
+        ({"a": 1}, {"a": 2}),
+        ({"a": [1, 2]}, {"a": [2, 1]}),
+        ({"a": [1]}, {"a": [1, 2]}),
+        ({"columns": {"x": {}}}, {"columns": {"y": {}}}),
+        ({"a": []}, {"a": {}}),
+        ({"a": [[]]}, {"a": []}),
+        ({}, {"a": {"x": 0}}),
+    ],
+)
+def test_other_settings_are_refused(was, now):
+    for one, other in ((was, now), (now, was)):
+        with pytest.raises(TransporterError, match="was made with"):
+            check_recorded(Path("f"), one, other, {})
+
+
 def test_the_first_field_that_differs_is_named_as_users_know_it():
     was, now = {"a": 1, "cases": [{"id": "x"}]}, {"a": 1, "cases": [{"id": "y"}], "b": 2}
     with pytest.raises(TransporterError, match=r"^cases.0.id: 'f' was made with 'x', not 'y'; give another folder"):

@@ -10,16 +10,19 @@ from transporter_pl.errors import TransporterError
 
 
 def dotted(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by dotted names, items of lists by their numbers."""
+    """Nested fields by dotted names, items of lists by their numbers; what is empty is a value."""
     flat: dict[str, Any] = {}
     for name, value in fields.items():
         parts = dict(enumerate(value)) if isinstance(value, list) else value
-        flat |= dotted(parts, f"{prefix}{name}.") if isinstance(parts, dict) else {f"{prefix}{name}": value}
+        if isinstance(parts, dict) and parts:
+            flat |= dotted(parts, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
     return flat
 
 
 def check_recorded(file: Path, was: Mapping[str, Any], now: Mapping[str, Any], called: Mapping[str, str]) -> None:
-    """Refuse a result of other settings; both are compared as JSON holds them.
+    """Refuse a result of other settings; both are compared as JSON holds them, and what is ``None`` may be left out.
 
     Args:
         file: Where the result is recorded.

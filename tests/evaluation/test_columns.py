@@ -18,7 +18,7 @@ from transporter_pl.datamodules.shapemotion.world import render, sample_scene
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation import video_columns
 from transporter_pl.evaluation.cases import ReferenceClips
-from transporter_pl.evaluation.columns import Column, all_options, check_columns, columns, headings, measure
+from transporter_pl.evaluation.columns import Column, all_options, columns, headings, measure, new_columns
 from transporter_pl.evaluation.samples import Case, Drawn, Judged
 from transporter_pl.loading import load_vlm
 from transporter_pl.metrics.captions import BLEU4, CaptionCosine, CIDErD
@@ -407,4 +407,4 @@ def test_every_registered_column_has_a_heading():
 )
 def test_bad_columns_are_refused_before_the_work(given, message):
     with pytest.raises(TransporterError, match=message):
-        check_columns(given)
+        new_columns(given)

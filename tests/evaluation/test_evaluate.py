@@ -1,8 +1,10 @@
 """``transporter evaluate`` as a user runs it: what it leaves, what it takes up again, what it refuses and when."""
 
+import gc
 import json
 import multiprocessing
 import shutil
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean, stdev
@@ -14,6 +16,7 @@ from safetensors.torch import load_file
 
 from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.errors import TransporterError
+from transporter_pl.evaluation import studio
 from transporter_pl.evaluation.cells import held
 from transporter_pl.evaluation.methods.transporter import Transporter
 
@@ -90,7 +93,9 @@ def test_the_table_is_of_the_cells(first):
     spread = said["spreads"]["tiny"]["ours"]["evaluating.Brightness"]
     assert spread == {"mean": pytest.approx(fmean(ours)), "deviation": pytest.approx(stdev(ours)), "count": 2}
     assert said["settings"]["rows"]["ours"]["options"] == {"phi": 0.5}
-    assert said["settings"]["pairs"] == ["left:right"]
+    (pair,) = said["settings"]["pairs"]
+    assert (pair["negative"], pair["positive"], pair["contexts"]) == ("left", "right", [])
+    assert [case["context"] for case in said["settings"]["cases"]] == ["a red oval moves {} slowly"] * 2
     assert {"table.md", "table.tex", "index.html"} <= {file.name for file in (first / "a-table").iterdir()}
     assert (first / "a-table" / "tiny" / "left_right" / "index.html").is_file()
 
@@ -127,6 +132,37 @@ def test_two_processes_give_the_same_though_one_dies(settings, first, tmp_path, 
     assert spreads["bad"]["evaluating.Brightness"]["count"] == 1
     for job in (job for job in JOBS if "ours" in job):
         assert torch.equal(load_file(tmp_path / job / "drawn.safetensors")["video"], pixels(first)[job])
+
+
+def test_a_vlm_is_gone_before_the_next_is_loaded(settings, tmp_path, monkeypatch):
+    """An ascent's trainer holds it in a cycle, which Python's collector may leave for long."""
+    loaded, alive, load = [], [], studio.load_vlm
+
+    def counted(*given):
+        alive.append(sum(vlm() is not None for vlm in loaded))
+        vlm = load(*given)
+        loaded.append(weakref.ref(vlm))
+        return vlm
+
+    monkeypatch.setattr(studio, "load_vlm", counted)
+    rows = {"am": {"method": "ascent", "options": {"baseline": "am", "forwards": 4, "restarts": 1}}}
+    vlms = dict.fromkeys(("one", "two"), settings["vlms"]["tiny"])
+    gc.disable()
+    try:
+        called({**settings, "vlms": vlms, "rows": rows, "scenes": 1, "seeds": 1, "out": str(tmp_path)})
+    finally:
+        gc.enable()
+    assert alive == [0, 0]
+
+
+def test_what_was_measured_by_another_version_is_told(again):
+    file = Path(again["out"]) / JOBS[0] / "figures.json"
+    said = json.loads(file.read_text())
+    for figure in said.values():
+        figure["versions"]["torch"] = "1.13.0"
+    file.write_text(json.dumps(said))
+    assert evaluate(again) == 0
+    assert "1.13.0" in table(again["out"])["versions"]["torch"].split(" / ")
 
 
 def test_a_row_that_fails_does_not_lose_the_others(again, capsys):
@@ -267,6 +303,6 @@ def test_another_default_is_another_setting(again, monkeypatch):
 
 
 def test_what_a_method_adds_is_a_setting(again, monkeypatch):
-    monkeypatch.setattr(Transporter, "settings", lambda _: {"baseline": {"lr": 0.1}})
+    monkeypatch.setattr(Transporter, "settings", lambda *_: {"baseline": {"lr": 0.1}})
     with pytest.raises(TransporterError, match=r"^baseline.lr: .* was made with None, not 0.1"):
         called(again)

@@ -13,7 +13,7 @@ from transporter_pl.commands.arguments import packaged_configs
 from transporter_pl.concepts.trajectories import generated_trajectories
 from transporter_pl.datamodules.encode import encode_videos
 from transporter_pl.datamodules.folder import FolderClips
-from transporter_pl.evaluation.columns import check_columns
+from transporter_pl.evaluation.columns import new_columns
 from transporter_pl.evaluation.methods.base import new_method
 
 TABLES = [name for name in packaged_configs() if Path(name).stem in {"table1", "table2", "ablation"}]
@@ -59,7 +59,7 @@ def shrunk(config, settings, cache, out):
 def test_every_table_runs(config, settings, cache, tmp_path, monkeypatch):
     monkeypatch.setattr("transporter_pl.evaluation.evaluate.write_pages", lambda *_: Path())  # the same for all
     given = yaml.safe_load((PACKAGED / config).read_text())
-    check_columns(given["columns"])
+    new_columns(given["columns"])
     for row in given["rows"].values():
         new_method(row["method"], row.get("options", {}))
     given = shrunk(config, settings, cache, tmp_path)
@@ -87,7 +87,7 @@ def test_two_tables_of_the_same_drawings_differ_in_their_columns_alone(folder):
     assert {name for name in one if one[name] != two[name]} == {"title", "columns"}
 
 
-def test_rows_share_the_network_that_they_have_in_common(settings, cache, tmp_path, monkeypatch):
+def test_rows_share_the_network_that_they_have_in_common(settings, cache, tmp_path, monkeypatch, capsys):
     """Those that differ in the divergence alone train one Φ; all of a seed learn from the same trajectories."""
     drawn = []
 
@@ -110,3 +110,6 @@ def test_rows_share_the_network_that_they_have_in_common(settings, cache, tmp_pa
     files = (folder / "tiny" / "mean" / "seed0" / "drawn.safetensors" for folder in (tmp_path, tmp_path / "alone"))
     one, other = (load_file(file)["video"] for file in files)
     assert torch.equal(one, other)
+    # concepts that are learned in other scenes are others, though the cases are the same
+    assert evaluate({**given, "pairs": ["a blue oval moves {left|right} quickly"]}) == 2
+    assert "error: concepts.pairs.0.contexts.0: " in capsys.readouterr().err

@@ -80,9 +80,11 @@ def stored(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     return dict(facts)
 
 
-def drawn_with(folder: Path) -> dict[str, str]:
-    """Versions of what has drawn a folder's videos."""
-    return dict(_read(folder / FACTS).get("versions", {}))
+def computed_with(folder: Path, columns: Columns) -> list[dict[str, str]]:
+    """Versions of what has drawn a folder's videos, and of what has measured each of the columns."""
+    said = _read(folder / FIGURES)
+    parts = [_read(folder / FACTS), *(said.get(_key(name, options), {}) for name, options in columns.items())]
+    return [dict(part.get("versions", {})) for part in parts]
 
 
 def stored_video(folder: Path) -> Tensor:
@@ -112,7 +114,8 @@ def add_figures(folder: Path, columns: Columns, figures: Figures) -> None:
     file = folder / FIGURES
     known = _read(file)
     for name, value in figures.values.items():
-        known[_key(name, columns[name])] = {"value": value, "missing": figures.missing.get(name, "")}
+        row = {"value": value, "missing": figures.missing.get(name, ""), "versions": versions()}
+        known[_key(name, columns[name])] = row
     replace_file(file, lambda aside: aside.write_text(_json(known), encoding="utf-8"))
 
 

@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
     from transporter_pl.evaluation.samples import Judged
 
-BATCH = (
-    8  # videos that a metric is shown at once: what one costs, such as I3D's activations, does not depend on a table
-)
+BATCH = 8  # videos that a metric is shown at once; what I3D's activations cost is no matter of a table's settings
 
 AnyMetric = TypeVar("AnyMetric", bound="Metric")
 Options = Mapping[str, Mapping[str, Any]]  # name or class path of every column → its options
@@ -59,7 +57,7 @@ columns: Registry[type[Column]] = Registry("columns")
 
 
 def new_columns(options: Options) -> dict[str, Column]:
-    """The columns of registered names or class paths.
+    """The columns of registered names or class paths; no weights are read.
 
     Raises:
         TransporterError: If there is none, a name is unknown or another kind of thing, it has no such option (lists
@@ -69,15 +67,6 @@ def new_columns(options: Options) -> dict[str, Column]:
         msg = f"columns: none is given; give some of {', '.join(columns.names())}, each with its options or {{}}"
         raise TransporterError(msg)
     return {name: _new_column(name, given) for name, given in options.items()}
-
-
-def check_columns(options: Options) -> None:
-    """Refuse what ``new_columns`` would, before the work that is to be measured; no weights are read.
-
-    Raises:
-        TransporterError: As ``new_columns``.
-    """
-    new_columns(options)
 
 
 def all_options(options: Options) -> dict[str, dict[str, Any]]:

@@ -17,7 +17,7 @@ from transporter_pl.concepts.pairs import Pair, pairs_of
 from transporter_pl.errors import TransporterError, check_counts
 from transporter_pl.evaluation.cases import Source
 from transporter_pl.evaluation.cells import forget_missing, stored
-from transporter_pl.evaluation.columns import check_columns
+from transporter_pl.evaluation.columns import new_columns
 from transporter_pl.evaluation.figures import Table
 from transporter_pl.evaluation.methods.trained import TRAINED
 from transporter_pl.evaluation.plan import Plan
@@ -84,7 +84,7 @@ def evaluate(
     check_counts(scenes=scenes, seeds=seeds, steps=steps, references=references)
     check_counts(batch_size=batch_size, processes=processes)
     asked = {name: options or {} for name, options in columns.items()}
-    check_columns(asked)
+    new_columns(asked)  # what is wrong with them is told before the work that they are to measure
     check_folder("out", out)
     setup = Setup(generator, data.video, tuple(pairs_of(pairs)), steps, batch_size)
     plan = Plan(title, data, setup, vlms, rows, asked, scenes, seeds, references, out, uuid4().hex)
@@ -108,14 +108,15 @@ def _check_names(plan: Plan) -> None:
         if not given:
             msg = f"{field}: none; give at least one"
             raise TransporterError(msg)
-    if not plan.slug:
-        msg = f"title: {plan.title!r} names the folder of the table; give it a letter or a digit"
-        raise TransporterError(msg)
-    for field, names in (("vlms", plan.vlms), ("rows", plan.rows)):
+    if not plan.slug or plan.slug in TAKEN:
+        msg = f"title: {plan.title!r} names the folder of the table; give it a letter or a digit, and none of "
+        raise TransporterError(msg + f"{', '.join(TAKEN)}, which are taken")
+    for field, names, taken in (("vlms", plan.vlms, (*TAKEN, plan.slug)), ("rows", plan.rows, ())):
         for name in names:
-            if not NAME.fullmatch(name) or name in {*TAKEN, plan.slug}:
-                msg = f"{field}: {name!r} names a folder; use letters, digits, _, . and -, and none of "
-                raise TransporterError(msg + f"{', '.join(TAKEN)} and {plan.slug}, the title's, which are taken")
+            if not NAME.fullmatch(name) or name in taken:
+                msg = f"{field}: {name!r} names a folder; use letters, digits, _, . and -"
+                so = f", and none of {', '.join(taken)}, which are taken" if taken else ""
+                raise TransporterError(msg + so)
     labels = [row.label or key for key, row in plan.rows.items()]
     twice = next((label for label in labels if labels.count(label) > 1), None)
     if twice is not None:

@@ -68,7 +68,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Spread:
-    """Mean and sample standard deviation over ``count`` seeds; a single one has no deviation."""
+    """A figure over seeds.
+
+    Attributes:
+        mean: Its mean.
+        deviation: Its sample standard deviation; ``None`` of a single seed.
+        count: Number of seeds.
+    """
 
     mean: float
     deviation: float | None

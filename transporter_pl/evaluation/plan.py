@@ -15,9 +15,9 @@ from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation.cases import Selection, Source, choose
 from transporter_pl.evaluation.cells import (
     CONTENTS,
+    computed_with,
     content_of,
     digest,
-    drawn_with,
     stored,
     stored_figures,
     stored_video,
@@ -28,7 +28,7 @@ from transporter_pl.evaluation.methods.base import Method, new_method
 from transporter_pl.evaluation.methods.real import Real
 from transporter_pl.evaluation.samples import Drawn
 from transporter_pl.evaluation.setup import Explained, Row, Setup
-from transporter_pl.evaluation.studio import STARTS, clips_folder, plain_spec, shared_settings
+from transporter_pl.evaluation.studio import STARTS, clips_folder, plain_spec, shared_settings, told_cases
 from transporter_pl.options import resolved
 from transporter_pl.report.comparison import Comparison, compare
 
@@ -187,9 +187,10 @@ class Plan:
         )
 
     def _versions(self, done: list[Job]) -> dict[str, str]:
-        """Those that computed the figures, and others that have drawn."""
-        told = [versions(), *(drawn_with(job.folder) for job in done)]
-        return {name: " / ".join(dict.fromkeys(one[name] for one in told if name in one)) for name in told[0]}
+        """Those that have drawn and measured."""
+        told = [one for job in done for one in computed_with(job.folder, self.measured)]
+        names = versions()
+        return {name: " / ".join(dict.fromkeys(one[name] for one in told if name in one)) for name in names}
 
     @cached_property
     def _headings(self) -> tuple[Heading, ...]:
@@ -201,7 +202,7 @@ class Plan:
         trained: dict[str, Any] = {need: self._contents[vlm, need] for need in method.needs}
         options = resolved(type(method), self.rows[row].options)
         drawn = {"vlm": plain_spec(self.vlms[vlm].vlm), "method": self.rows[row].method, "options": options}
-        return {**method.settings(), **shared, **drawn, **trained, "references": self._references}
+        return {**method.settings(self.setup), **shared, **drawn, **trained, "references": self._references}
 
     @cached_property
     def _contents(self) -> dict[tuple[str, str], str]:
@@ -218,8 +219,9 @@ class Plan:
         """The settings as a reader of the table wants them."""
         return {
             **asdict(self.setup),
-            "pairs": [pair.name for pair in self.setup.pairs],
+            "data": type(self.data).__qualname__,
             "scenes": self.scenes,
+            "cases": told_cases(self.selection.cases),
             "seeds": self.seeds,
             "references": self._references,
             "vlms": {name: asdict(explained) for name, explained in self.vlms.items()},

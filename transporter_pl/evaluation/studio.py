@@ -202,9 +202,13 @@ def clips_folder(out: Path, place: str, seed: int) -> Path:
 
 def shared_settings(setup: Setup, cases: tuple[Case, ...], seed: int) -> dict[str, Any]:
     """What a drawing depends on besides its VLM and method, as JSON holds it."""
-    told = [{"id": case.id, "pair": case.pair.name, "context": case.context} for case in cases]
     made_with = {"generator": plain_spec(setup.generator), "video": asdict(setup.video), "steps": setup.steps}
-    return {**made_with, "cases": told, "seed": seed}
+    return {**made_with, "cases": told_cases(cases), "seed": seed}
+
+
+def told_cases(cases: tuple[Case, ...]) -> list[dict[str, str]]:
+    """The cases, as JSON holds them."""
+    return [{"id": case.id, "pair": case.pair.name, "context": case.context} for case in cases]
 
 
 def plain_spec(spec: BackboneSpec) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import signal
 import traceback
@@ -57,6 +58,8 @@ def work(plan: Plan, device: torch.device) -> Iterator[Event]:
                     yield Event("begun", job.name)
                     yield _tried(plan, job, studio)
             yield from (Event("note", "references", notes.pop()) for _ in list(notes))
+        del studio
+        gc.collect()  # a Trainer and its stage hold each other, and with them the VLM: the next may need its memory
 
 
 def _was_tried(plan: Plan, job: Job) -> bool:

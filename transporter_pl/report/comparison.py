@@ -50,7 +50,12 @@ class Panel:
 
 @dataclass(frozen=True)
 class Scene:
-    """One case: its caption with a slot for the two words, and the clips that are to be compared."""
+    """One case.
+
+    Attributes:
+        context: Its caption, with a slot for the two words.
+        shown: The clips that are to be compared.
+    """
 
     context: str
     shown: tuple[Panel, ...]

@@ -66,7 +66,7 @@ class PixelAscent(Method):
         canvas = Canvas(setup.video, (0,), any_clip, any_clip, patch_size=(16, 16))  # a VLM is not loaded for it
         new_baseline(self.baseline, canvas, self.options)
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, setup: Setup) -> dict[str, Any]:
         """All options of the baseline, those that were not given too."""
         return {"baseline": resolved(check_baseline(self.baseline, self.options), self.options)}
 

@@ -40,10 +40,10 @@ class Method(ABC):
                 msg = f"{need}: none is given, and {type(self).__name__} can't draw without; give one, or leave the "
                 raise TransporterError(msg + "row out")
 
-    def settings(self) -> dict[str, Any]:
+    def settings(self, setup: Setup) -> dict[str, Any]:
         """What it draws with besides its own options, such as another plug-in's, as JSON holds it; by default nothing.
 
-        A cell that was drawn with others is not this one's.
+        A cell that was drawn with others is not this one's. Cases, models and geometry are told already.
         """
         return {}
 

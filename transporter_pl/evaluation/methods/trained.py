@@ -87,9 +87,10 @@ class Trained(Method):
             msg = f"pairs: {bare.name!r} has no scene in which its concept is learned; give templates, such as "
             raise TransporterError(msg + "an oval moves {left|right}, or contexts")
 
-    def settings(self) -> dict[str, Any]:
-        """All options of Φ and of its concepts, those that were not given too."""
-        return {"network": asdict(self.network), "concepts": resolved(ConceptStage, self.concepts)}
+    def settings(self, setup: Setup) -> dict[str, Any]:
+        """All options of Φ and of its concepts, those that were not given too, and the scenes it learns them in."""
+        concepts = {**resolved(ConceptStage, self.concepts), "pairs": [asdict(pair) for pair in setup.pairs]}
+        return {"network": asdict(self.network), "concepts": concepts}
 
     def draw(self, studio: Studio, cases: tuple[Case, ...], seed: int, folder: Path) -> Drawn:
         """The videos, (K, T, 3, H, W)."""

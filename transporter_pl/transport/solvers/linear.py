@@ -70,6 +70,7 @@ def error_bound(a: Tensor, b: Tensor, grid: Grid) -> Tensor:
         below, wrong = _sums(part, a[some], ones), 2 * part.errors(a[some])
         for tile in _tiles(b):
             found = (part.waves(b[some, tile]) * below).sum(1)
+            # where the error is no less than l_jζ, another order of the sum may find it at 0 or below
             total[tile] += torch.where(found > wrong, wrong / found, torch.inf).sum(0)
     return total / len(b)
 
