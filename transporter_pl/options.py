@@ -50,7 +50,7 @@ def check_options(
     given: Collection[str] = (),
     place: str | None = None,
 ) -> None:
-    """Refuse options that a class does not have, or of another type than it takes, as far as plain types go.
+    """Refuse options that a class does not have or lacks, or of another type than it takes, as far as plain types go.
 
     Args:
         field: What the class is in a config: ``transport`` has ``transport_options``.
@@ -63,7 +63,8 @@ def check_options(
     Raises:
         TransporterError: Naming the first that is wrong, and what there is.
     """
-    known = [option for option in inspect.signature(kind).parameters if option not in given]
+    parameters = {key: one for key, one in inspect.signature(kind).parameters.items() if key not in given}
+    known = list(parameters)
     hints, where = _hints(kind), place or f"{field}_options"
     for option, value in options.items():
         if option not in known:
@@ -73,6 +74,11 @@ def check_options(
         if not _fits(value, hints.get(option)):
             wanted = getattr(hints[option], "__name__", hints[option])
             msg = f"{where}.{option}: {value!r} is of the wrong type; give {name!r} a value of type {wanted}"
+            raise TransporterError(msg)
+    single = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    for option, one in parameters.items():
+        if option not in options and one.default is one.empty and one.kind in single:
+            msg = f"{where}.{option}: none is given, and {name!r} has no default for it; give one"
             raise TransporterError(msg)
 
 

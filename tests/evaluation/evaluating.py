@@ -33,6 +33,13 @@ class Brightness(Column):
         return self.scale * float(judged.drawn.video.mean() - references.mean())
 
 
+class Bare(Column):
+    """Without what stands above it."""
+
+    def measure(self, judged):
+        return 0.0
+
+
 class Failing(Method):
     """Draws nothing with seed 0."""
 

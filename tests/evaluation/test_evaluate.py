@@ -1,9 +1,13 @@
 """``transporter evaluate`` as a user runs it: what it leaves, what it takes up again, what it refuses and when."""
 
+import contextlib
 import gc
 import json
 import multiprocessing
 import shutil
+import signal
+import subprocess
+import sys
 import weakref
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +15,11 @@ from statistics import fmean, stdev
 
 import pytest
 import torch
+import yaml
 from evaluating import called, evaluate
 from safetensors.torch import load_file
 
+from transporter_pl.cli import main
 from transporter_pl.concepts.bank import ConceptBank
 from transporter_pl.errors import TransporterError
 from transporter_pl.evaluation import studio
@@ -155,6 +161,21 @@ def test_a_vlm_is_gone_before_the_next_is_loaded(settings, tmp_path, monkeypatch
     assert alive == [0, 0]
 
 
+def test_a_process_ends_with_the_one_that_started_it_though_that_is_killed():
+    code = (
+        "import multiprocessing, os, signal, time\n"
+        "from transporter_pl.evaluation.work import end_with_parent\n"
+        "if __name__ == '__main__':\n"
+        "    child = multiprocessing.get_context('fork').Process(target=end_with_parent)\n"
+        "    child.start()\n"
+        "    print(child.pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert ended.returncode == -signal.SIGKILL
+    assert int(ended.stdout)  # which is at its end: the child, that had it too, is gone
+
+
 def test_what_was_measured_by_another_version_is_told(again):
     file = Path(again["out"]) / JOBS[0] / "figures.json"
     said = json.loads(file.read_text())
@@ -169,7 +190,8 @@ def test_a_row_that_fails_does_not_lose_the_others(again, capsys):
     rows = {"bad": {"method": "evaluating.Failing"}, **again["rows"]}
     assert evaluate({**again, "rows": rows}) == 2
     said = capsys.readouterr().err
-    assert "error: rows: tiny, bad, seed 0: RuntimeError: no brush. The others are done; the same call tries" in said
+    assert "error: rows: tiny, bad, seed 0: RuntimeError: no brush; see " in said
+    assert "bad/seed0/error.txt. The others are done; the same call tries" in said
     folder = Path(again["out"]) / "tiny" / "bad"
     assert "in draw" in (folder / "seed0" / "error.txt").read_text()
     assert (folder / "seed1" / "drawn.json").is_file()
@@ -253,7 +275,14 @@ def test_broken_reference_clips_are_told(settings, clips, tmp_path, capsys):
         ({"rows": {}}, "rows: none"),
         ({"vlms": {}}, "vlms: none"),
         ({"title": "!"}, "title: '!' names the folder of the table"),
+        ({"title": "Starts"}, "title: 'Starts' names the folder of the table; .* none of starts, ends, trained"),
         ({"rows": {"../ours": {"method": "real"}}}, "rows: '../ours' names a folder"),
+        ({"rows": {200: {"method": "real"}}}, "rows: 200 names a folder; .* in quotes if digits alone"),
+        (
+            {"rows": {"am": {"method": "ascent", "options": {"forwards": 4}}}},
+            "rows.am: options.baseline: none is given, and 'ascent' has no default for it",
+        ),
+        ({"columns": {"evaluating.Bare": {}}}, "columns.evaluating.Bare: Bare has no label"),
         (
             {"vlms": {"starts": {"vlm": {"name": "a", "path": "b"}}}},
             "vlms: 'starts' names a folder; .* are taken",
@@ -271,6 +300,24 @@ def test_bad_input_is_refused_before_weights_are_loaded(again, change, message):
     with pytest.raises(TransporterError, match=f"^{message}"):
         called({**again, **change})
     assert stamps(again["out"]) == before
+
+
+def test_a_row_that_is_given_again_keeps_nothing_of_the_earlier(settings, tmp_path, capsys):
+    first, second = tmp_path / "first.yaml", tmp_path / "second.yaml"
+    first.write_text(yaml.safe_dump({**settings, "out": "out"}))
+    second.write_text("rows: {ours: {method: generator}, real: {method: real}}")
+    given = json.dumps(yaml.safe_load(second.read_text())["rows"])
+    for more in (["--config", str(second)], ["--rows", given]):
+        with contextlib.suppress(SystemExit):
+            main(["evaluate", "--config", str(first), *more, "--print_config"])
+        rows = yaml.safe_load(capsys.readouterr().out)["rows"]
+        assert {name: row["method"] for name, row in rows.items()} == {"ours": "generator", "real": "real"}
+        assert not any(row["options"] or row["label"] for row in rows.values())
+
+
+def test_a_negative_word_that_no_caption_holds_is_told(again, capsys):
+    evaluate({**again, "pairs": ["lft:right"], "rows": {"real": {"method": "real"}}, "out": f"{again['out']}-other"})
+    assert "lft:right: no clip has a caption with 'lft' once. Did you mean 'left'?" in capsys.readouterr().out
 
 
 def test_a_row_that_lacks_what_it_needs_is_refused(again, tiny):

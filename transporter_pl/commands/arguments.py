@@ -7,6 +7,7 @@ import re
 from argparse import ArgumentError
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
+from dataclasses import is_dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -63,7 +64,8 @@ def call(function: Callable[..., Any], prog: str, argv: list[str]) -> object:
     for name in flags:
         parser.add_argument(f"--{name}", action="store_true", help=described.get(name))
     lists = {f"--{name}" for name in parameters if any(get_origin(part) is list for part in get_args(hints[name]))}
-    chosen = parser.instantiate(parser.parse_args(_replace(argv, lists, _listed)))
+    mappings = {name for name in parameters if any(map(is_dataclass, get_args(hints[name])))}
+    chosen = parser.instantiate(parser.parse_args(_as_wholes(_replace(argv, lists, _listed), mappings)))
     chosen.pop("config")
     return function(**{**vars(chosen), **{name: tuple(chosen[name]) for name in numbers}})
 
@@ -95,6 +97,28 @@ def call_one_of(
     chosen = parser.parse_args(argv[1:])
     given = vars(chosen[chosen.subcommand])
     functions[chosen.subcommand](**{name: value for name, value in given.items() if name != "config"})
+
+
+def _as_wholes(argv: list[str], mappings: Set[str]) -> list[str]:
+    """Empty a mapping of dataclasses before it is given again: an entry of a known key would keep its old fields."""
+    changed = []
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        option, equals, value = word.partition("=")
+        if option in {"-c", "--config"}:
+            again = mappings & _keys_of(Path(value if equals else following))
+        else:
+            again = mappings & {option.removeprefix("--")} if option.startswith("--") else set()
+        changed += [*(f"--{name}={{}}" for name in sorted(again)), word]
+    return changed
+
+
+def _keys_of(file: Path) -> Set[str]:
+    """What a YAML file names; whatever is wrong with it, the parser tells."""
+    try:
+        said = get_loader("yaml")(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, YAMLError):
+        return frozenset()
+    return said.keys() if isinstance(said, dict) else frozenset()
 
 
 def _listed(text: str) -> str:

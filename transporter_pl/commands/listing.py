@@ -20,11 +20,13 @@ KINDS = (
 def show() -> None:
     """Print registered plug-ins and where they come from, shipped checkpoints and packaged configs."""
     console = Console()
+    if not console.is_terminal:
+        console.width = 200  # names are whole in a file or a pipe
     table = Table("kind", "name", title="Registered plug-ins", title_justify="left")
     table.add_column("from", overflow="fold")  # to be copied whole
     for kind in KINDS:
         for entry in sorted(entry_points(group=f"transporter_pl.{kind}"), key=lambda e: e.name):
-            table.add_row(kind, entry.name, entry.value)
+            table.add_row(kind, entry.name, entry.value.replace(":", "."))  # as a config names it
     console.print(table)
     checkpoints: Registry[Callable[[], list[str]]] = Registry("checkpoints")
     shipped = [name for source in checkpoints.names() for name in checkpoints.get(source)()]

@@ -59,11 +59,13 @@ class Selection:
         cases: The cases, pair by pair.
         references: Indices of clips that are none of the cases', see ``ReferenceClips``.
         skipped: What is wrong with clips that would have been chosen.
+        doubts: What may be wrong with the pairs.
     """
 
     cases: tuple[Case, ...]
     references: tuple[int, ...]
     skipped: tuple[str, ...]
+    doubts: tuple[str, ...]
 
 
 def choose(data: Source, pairs: Sequence[Pair], scenes: int, references: int) -> Selection:
@@ -81,11 +83,14 @@ def choose(data: Source, pairs: Sequence[Pair], scenes: int, references: int) ->
     Raises:
         TransporterError: If there are fewer cases of a pair (says how many), or no clip is left for a reference.
     """
-    taken, cases, skipped = set[int](), list[Case](), list[str]()
+    taken, cases, skipped, doubts = set[int](), list[Case](), list[str](), list[str]()
     for pair in pairs:
         contexts = _contexts(data.clips, pair, taken)
         if not _contexts(data.clips, pair, set()):
-            raise TransporterError(_unheard(data.clips, pair))
+            msg = f"pairs: {_unheard(data.clips, pair.positive)}"
+            raise TransporterError(msg)
+        if not any(pair.negative in caption for clip in data.clips for caption in clip.captions):
+            doubts.append(f"{pair.name}: {_unheard(data.clips, pair.negative)}, if this one is misspelt")
         rows = _evenly(list(contexts), scenes)
         order = [*rows, *(row for row in contexts if row not in rows)]
         videos = dict(islice(read_clips(data, order, skipped.append), scenes))
@@ -99,14 +104,13 @@ def choose(data: Source, pairs: Sequence[Pair], scenes: int, references: int) ->
     if not left:
         msg = f"references: the {len(data.clips)} clips are all taken by the cases; ask for fewer scenes, or give more"
         raise TransporterError(msg)
-    return Selection(tuple(cases), tuple(_evenly(left, references)), tuple(skipped))
+    return Selection(tuple(cases), tuple(_evenly(left, references)), tuple(skipped), tuple(doubts))
 
 
-def _unheard(clips: Sequence[Described], pair: Pair) -> str:
+def _unheard(clips: Sequence[Described], word: str) -> str:
     """What to say of a word that no caption holds."""
     words = sorted({word for clip in clips for caption in clip.captions for word in caption.split()})
-    hint = did_you_mean(pair.positive, words)
-    return f"pairs: no clip has a caption with {pair.positive!r} once.{hint} Choose a word of the data's captions"
+    return f"no clip has a caption with {word!r} once.{did_you_mean(word, words)} Choose a word of the data's captions"
 
 
 class ReferenceClips:

@@ -150,5 +150,8 @@ def wanted(judged: Judged) -> list[str]:
 
 def _new_column(name: str, options: Mapping[str, Any]) -> Column:
     kind = plugin_class(columns, Column, "columns", name)
+    if not isinstance(getattr(kind, "label", None), str):
+        msg = f"columns.{name}: {kind.__name__} has no label; give the class one, which stands above its figures"
+        raise TransporterError(msg)
     check_options("column", name, kind, options, place=f"columns.{name}")
     return kind(**options)

@@ -92,8 +92,8 @@ def evaluate(
     _check_rows(plan)
     places = _places(device, processes)
     console = Console(highlight=False, markup=False)
-    for line in plan.selection.skipped:
-        console.print(f"left out: {line}", soft_wrap=True)
+    for line in (*(f"left out: {said}" for said in plan.selection.skipped), *plan.selection.doubts):
+        console.print(line, soft_wrap=True)
     try:
         failed = _carry_out(plan, places, console)
     except KeyboardInterrupt:
@@ -113,9 +113,9 @@ def _check_names(plan: Plan) -> None:
         raise TransporterError(msg + f"{', '.join(TAKEN)}, which are taken")
     for field, names, taken in (("vlms", plan.vlms, (*TAKEN, plan.slug)), ("rows", plan.rows, ())):
         for name in names:
-            if not NAME.fullmatch(name) or name in taken:
-                msg = f"{field}: {name!r} names a folder; use letters, digits, _, . and -"
-                so = f", and none of {', '.join(taken)}, which are taken" if taken else ""
+            if not isinstance(name, str) or not NAME.fullmatch(name) or name in taken:  # YAML reads 200 as a number
+                msg = f"{field}: {name!r} names a folder; use letters, digits, _, . and -, in quotes if digits alone"
+                so = f", and none of {', '.join(taken)}, the title's and others', which are taken" if taken else ""
                 raise TransporterError(msg + so)
     labels = [row.label or key for key, row in plan.rows.items()]
     twice = next((label for label in labels if labels.count(label) > 1), None)
@@ -170,7 +170,10 @@ def _carry_out(plan: Plan, places: list[torch.device], console: Console) -> list
     """Do what is not done, and write the table after every cell; returns what failed."""
     for job in plan.jobs:
         forget_missing(job.folder, plan.measured)
-    if all(map(plan.is_done, plan.jobs)):
+    done = sum(map(plan.is_done, plan.jobs))
+    if done:
+        console.print(f"{done} of {len(plan.jobs)} cells are taken as earlier calls left them", soft_wrap=True)
+    if done == len(plan.jobs):
         return []
     events = work(plan, places[0]) if len(places) == 1 else spread_work(plan, places)
     failed: dict[str, str] = {}
@@ -225,11 +228,13 @@ def _finish(plan: Plan, failed: list[str], console: Console) -> Table:
         console.print(part)
     for line in footnotes(table):
         console.print(line, soft_wrap=True)
-    console.print(f"written to {plan.folder}; side by side in {index}", soft_wrap=True)
-    if failed:
-        msg = f"rows: {'; '.join(failed)}. The others are done; the same call tries these again"
-        raise TransporterError(msg)
+    beside = f"; side by side in {index}" if any(plan.folder.glob(f"*/*/{INDEX}")) else ""
+    console.print(f"written to {plan.folder}{beside}", soft_wrap=True)
     left = len(plan.jobs) - sum(map(plan.is_done, plan.jobs))
+    if failed:
+        others = "The others are done; the" if left < len(plan.jobs) else "The"
+        msg = f"rows: {'; '.join(failed)}. {others} same call tries these again"
+        raise TransporterError(msg)
     if left:
         console.print(f"{left} of {len(plan.jobs)} cells are under way in another call", soft_wrap=True)
     return table

@@ -189,8 +189,8 @@ class Plan:
     def _versions(self, done: list[Job]) -> dict[str, str]:
         """Those that have drawn and measured."""
         told = [one for job in done for one in computed_with(job.folder, self.measured)]
-        names = versions()
-        return {name: " / ".join(dict.fromkeys(one[name] for one in told if name in one)) for name in names}
+        found = {name: dict.fromkeys(one[name] for one in told if name in one) for name in versions()}
+        return {name: " / ".join(values) for name, values in found.items() if values}
 
     @cached_property
     def _headings(self) -> tuple[Heading, ...]:

@@ -203,7 +203,7 @@ def footnotes(table: Table) -> list[str]:
     notes = [f"{_raised(number)} {note}" for number, note in enumerate(_notes(table), 1)]
     versions = ", ".join(f"{package} {version}" for package, version in table.versions.items())
     spread = "One seed." if seeds == "1" else f"Mean ±standard deviation over {seeds} seeds."
-    return [spread, *notes, f"Computed with {versions}."]
+    return [spread, *notes, *([f"Computed with {versions}."] if versions else [])]
 
 
 def _settings(table: Table) -> str:

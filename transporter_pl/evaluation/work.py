@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import os
 import signal
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
+from threading import Thread
 from time import monotonic
 from typing import Any, Literal
 
@@ -76,8 +78,8 @@ def _tried(plan: Plan, job: Job, studio: Studio) -> Event:
         _perform(plan, job, studio)
     except Exception as error:
         file.write_text(f"{plan.call}\n{traceback.format_exc()}", encoding="utf-8")
-        kind = "" if isinstance(error, TransporterError) else f"{type(error).__name__}: "
-        return Event("failed", job.name, f"{kind}{error}")
+        said = str(error) if isinstance(error, TransporterError) else f"{type(error).__name__}: {error}; see {file}"
+        return Event("failed", job.name, said)
     file.unlink()
     return Event("done", job.name)
 
@@ -130,9 +132,18 @@ def spread_work(plan: Plan, devices: Sequence[torch.device]) -> Iterator[Event]:
 
 def _member(plan: Plan, device: torch.device, threads: int, end: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the process that started this one ends it
+    Thread(target=end_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     for event in work(plan, device):
         end.send(event)
+
+
+def end_with_parent() -> None:
+    """Wait for the end of the process that started this one, be it killed, and end this one as SIGTERM would."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _heard(crew: Mapping[Connection, BaseProcess]) -> Iterator[Event]:

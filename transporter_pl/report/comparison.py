@@ -17,7 +17,7 @@ from transporter_pl.concepts.pairs import Pair
 from transporter_pl.evaluation.figures import Table
 from transporter_pl.evaluation.samples import Case, Drawn
 from transporter_pl.evaluation.tables import html
-from transporter_pl.files import replace_file
+from transporter_pl.files import delete, replace_file
 from transporter_pl.report.figures import FAINT, colour_of
 from transporter_pl.report.filmstrip import Label, clip_rows
 from transporter_pl.report.page import contrast
@@ -103,6 +103,8 @@ def compare(
 def write_pages(out: Path, pages: Iterable[Comparison], table: Table) -> Path:
     """Write a folder a page, and an index of them beside the table; everything is there before the index is.
 
+    Pages of an earlier call that are not among these are deleted.
+
     Args:
         out: Folder; made if it is not there.
         pages: What is compared.
@@ -111,12 +113,15 @@ def write_pages(out: Path, pages: Iterable[Comparison], table: Table) -> Path:
     Returns:
         The index.
     """
-    cards = []
+    cards = {}
     for page in pages:
         folder = Path(_slug(page.vlm)) / _slug(page.pair.name)
         _write_page(out / folder, page, table)
-        cards.append(_card(page, folder))
-    shown = "\n".join(cards)
+        cards[out / folder] = _card(page, folder)
+    for file in list(out.glob(f"*/*/{INDEX}")):
+        if file.parent not in cards:
+            delete(file.parent)
+    shown = "\n".join(cards.values())
     text = fill(
         "comparison.html",
         title=escape(table.title),

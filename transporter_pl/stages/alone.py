@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import signal
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -49,6 +50,9 @@ def train_alone(
 
     Returns:
         Seconds of the training, those of interrupted calls up to their last checkpoints included, and its steps.
+
+    Raises:
+        KeyboardInterrupt: After Ctrl-C, once the checkpoint is written.
     """
     timer, saving = Timer(), ModelCheckpoint(folder / CHECKPOINTS, train_time_interval=EVERY)
     with quiet():
@@ -66,9 +70,40 @@ def train_alone(
             default_root_dir=folder,
             callbacks=[timer, saving],
         )
-        trainer.fit(stage, datamodule=data, ckpt_path=last_checkpoint(trainer), weights_only=True)
+        with _ended_by_ctrl_c():
+            trainer.fit(stage, datamodule=data, ckpt_path=last_checkpoint(trainer), weights_only=True)
         trainer.save_checkpoint(folder / CHECKPOINTS / "finished.ckpt")
     return timer.time_elapsed("train"), trainer.global_step
+
+
+@contextmanager
+def _ended_by_ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends a training as SIGTERM does, between two steps and with a checkpoint; a second one ends it at once.
+
+    Raises:
+        KeyboardInterrupt: Then.
+    """
+    before, told = signal.getsignal(signal.SIGINT), []
+    if before is not signal.default_int_handler:  # someone else sees to it, as where Ctrl-C is not for this process
+        yield
+        return
+
+    def tell(*_: object) -> None:
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # it has not begun: there is nothing to save
+            raise KeyboardInterrupt
+        told.append(True)
+        signal.signal(signal.SIGINT, before)
+        signal.raise_signal(signal.SIGTERM)
+
+    signal.signal(signal.SIGINT, tell)
+    try:
+        yield
+    except SystemExit:
+        if told:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:
