@@ -280,9 +280,9 @@ def test_packages_are_found_by_their_entry_points(installed, folders, monkeypatc
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["list"]) == 0
     listed = capsys.readouterr().out
-    assert "transporter_internvl:InternVLAdapter" in listed
-    assert "transporter_toyflow:ToyFlow" in listed
-    assert "transporter_attention:AttentionTransport" in listed
+    assert "transporter_internvl.InternVLAdapter" in listed
+    assert "transporter_toyflow.ToyFlow" in listed
+    assert "transporter_attention.AttentionTransport" in listed
     assert "transporter_internvl" not in sys.modules  # listing imports nothing
     assert Path(inspect.getfile(type(new_transport("attention", 8, {})))).parent == installed
     specs = (BackboneSpec(name, str(folders / name)) for name in ("toyflow", "internvl"))
