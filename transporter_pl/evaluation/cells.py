@@ -84,7 +84,7 @@ def computed_with(folder: Path, columns: Columns) -> list[dict[str, str]]:
     """Versions of what has drawn a folder's videos, and of what has measured each of the columns."""
     said = _read(folder / FIGURES)
     parts = [_read(folder / FACTS), *(said.get(_key(name, options), {}) for name, options in columns.items())]
-    return [dict(part.get("versions", {})) for part in parts]
+    return [dict(part.get("versions", {})) for part in parts if isinstance(part, dict)]
 
 
 def stored_video(folder: Path) -> Tensor:

@@ -20,6 +20,7 @@ from transporter_pl.evaluation.cells import forget_missing, stored
 from transporter_pl.evaluation.columns import new_columns
 from transporter_pl.evaluation.figures import Table
 from transporter_pl.evaluation.methods.trained import TRAINED
+from transporter_pl.evaluation.pages import INDEX, write_pages
 from transporter_pl.evaluation.plan import Plan
 from transporter_pl.evaluation.setup import Explained, Row, Setup
 from transporter_pl.evaluation.studio import ENDS, STARTS, clips_folder, shared_settings
@@ -27,7 +28,6 @@ from transporter_pl.evaluation.tables import console_tables, footnotes, write_ta
 from transporter_pl.evaluation.work import Event, spread_work, work
 from transporter_pl.files import check_folder
 from transporter_pl.loading import BackboneSpec, find_device, pair_shapes
-from transporter_pl.report.comparison import INDEX, write_pages
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*")  # of a VLM or a row: it becomes a folder's
 TAKEN = STARTS, ENDS, TRAINED  # folders of what rows share

@@ -26,11 +26,11 @@ from transporter_pl.evaluation.columns import all_options, headings
 from transporter_pl.evaluation.figures import Cell, Heading, Table, versions
 from transporter_pl.evaluation.methods.base import Method, new_method
 from transporter_pl.evaluation.methods.real import Real
+from transporter_pl.evaluation.pages import Comparison, compare
 from transporter_pl.evaluation.samples import Drawn
 from transporter_pl.evaluation.setup import Explained, Row, Setup
 from transporter_pl.evaluation.studio import STARTS, clips_folder, plain_spec, shared_settings, told_cases
 from transporter_pl.options import resolved
-from transporter_pl.report.comparison import Comparison, compare
 
 
 @dataclass(frozen=True)

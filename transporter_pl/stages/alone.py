@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import lightning as L  # noqa: N812
@@ -84,7 +85,7 @@ def _ended_by_ctrl_c() -> Iterator[None]:
         KeyboardInterrupt: Then.
     """
     before, told = signal.getsignal(signal.SIGINT), []
-    if before is not signal.default_int_handler:  # someone else sees to it, as where Ctrl-C is not for this process
+    if before is not signal.default_int_handler or current_thread() is not main_thread():  # it is another's to see to
         yield
         return
 
@@ -99,11 +100,12 @@ def _ended_by_ctrl_c() -> Iterator[None]:
     try:
         yield
     except SystemExit:
-        if told:
-            raise KeyboardInterrupt from None
-        raise
+        if not told:
+            raise
     finally:
         signal.signal(signal.SIGINT, before)
+    if told:
+        raise KeyboardInterrupt
 
 
 def digest_of(settings: Mapping[str, Any]) -> str:

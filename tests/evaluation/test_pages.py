@@ -8,8 +8,8 @@ from documents import Document
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.datamodules.shapemotion.world import render, sample_scene
 from transporter_pl.evaluation.figures import Cell, Figures, Heading, Table
+from transporter_pl.evaluation.pages import compare, write_pages
 from transporter_pl.evaluation.samples import Case, Drawn
-from transporter_pl.report.comparison import compare, write_pages
 
 PAIRS = (Pair("left", "right"), Pair("left", "right"), Pair("<small>", "large & big"))
 METHODS = ("TRANSPORTER (Φ)", "A/M & <b>")
