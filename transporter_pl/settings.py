@@ -34,7 +34,8 @@ def check_recorded(file: Path, was: Mapping[str, Any], now: Mapping[str, Any], c
         TransporterError: Naming the first field that differs.
     """
     before, after = dotted(was), dotted(now)
-    for field in {**after, **before}:
+    emptied = {name for one in (before, after) for name, value in one.items() if value in ({}, [])}
+    for field in sorted({**after, **before}, key=emptied.__contains__):  # these are told by what they held
         if before.get(field) != after.get(field):
             msg = f"{called.get(field.split('.')[0], field)}: {str(file)!r} was made with {before.get(field)!r}, not "
             msg += f"{after.get(field)!r}; give another folder as out, or delete that file, and it is made again"

@@ -47,6 +47,15 @@ def test_an_interrupted_training_goes_on_and_a_finished_one_is_taken(tiny, tmp_p
     assert not (tmp_path / "broken" / CHECKPOINTS).exists()
 
 
+@pytest.fixture
+def _heard():
+    """Ctrl-C as a terminal's process hears it: one in the background is started deaf to it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heard")
 def test_ctrl_c_leaves_a_checkpoint_after_the_step_that_it_falls_in(tiny, tmp_path, monkeypatch):
     whole = _run(stage(tiny), tmp_path / "whole")
     climb, seen = BaselineStage.training_step, []
