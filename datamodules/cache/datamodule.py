@@ -127,14 +127,13 @@ class CacheDataModule(L.LightningDataModule):
         """
         training, _ = self.split
         first = self.cache.tensor("tokens", [0])
-        rows = training(
-            np.arange(min(len(training), max(1, STATISTICS_BYTES // first.nbytes)), dtype=np.uint64)
-        ).tolist()
+        count = min(len(training), max(1, STATISTICS_BYTES // first.nbytes))
+        rows = training(np.arange(count, dtype=np.uint64)).tolist()
         total, square = (torch.zeros(first.shape[1:], dtype=torch.float64) for _ in range(2))
         for start in range(0, len(rows), READ_AT_ONCE):
             tokens = self.cache.tensor("tokens", rows[start : start + READ_AT_ONCE]).double()
             total, square = total + tokens.sum(0), square + tokens.square().sum(0)
-        return TokenStatistics.from_sums(len(rows), total, square)
+        return TokenStatistics.from_sums(count, total, square)
 
     def train_dataloader(self) -> DataLoader[Encoded]:
         """Shuffled batches of training clips.

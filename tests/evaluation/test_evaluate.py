@@ -163,7 +163,7 @@ def test_a_vlm_is_gone_before_the_next_is_loaded(settings, tmp_path, monkeypatch
 
 def test_a_process_ends_with_the_one_that_started_it_though_that_is_killed():
     code = (
-        "import multiprocessing, os, signal, time\n"
+        "import multiprocessing, os, signal\n"
         "from transporter_pl.evaluation.work import end_with_parent\n"
         "if __name__ == '__main__':\n"
         "    child = multiprocessing.get_context('fork').Process(target=end_with_parent)\n"

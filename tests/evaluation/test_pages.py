@@ -1,5 +1,7 @@
 """The pages side by side, read as a browser would."""
 
+import shutil
+
 import av
 import pytest
 import torch
@@ -36,16 +38,19 @@ def pages(clips):
 
 
 @pytest.fixture(scope="module")
-def written(pages, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("pages")
+def table():
     rows = {"ours": METHODS[0], "am": METHODS[1]}
     cells = tuple(
         Cell(vlm, row, 0, Figures({"fvd": value}, {}), 1.0, 1)
         for vlm, value in (("gemma3", 12.5), ("phi <4>", 31.5))
         for row in rows
     )
-    table = Table("Quality <b>", (Heading("fvd", "FVD", "down", 1),), cells, rows, ("gemma3", "phi <4>"), {}, {})
-    return write_pages(folder, pages, table)
+    return Table("Quality <b>", (Heading("fvd", "FVD", "down", 1),), cells, rows, ("gemma3", "phi <4>"), {}, {})
+
+
+@pytest.fixture(scope="module")
+def written(pages, table, tmp_path_factory):
+    return write_pages(tmp_path_factory.mktemp("pages"), pages, table)
 
 
 def read(path):
@@ -94,6 +99,14 @@ def test_all_links_lead_somewhere(written):
 def test_every_page_leads_back(written):
     for page in pages_of(written):
         assert written.resolve() in [(page.parent / link).resolve() for link in read(page).links]
+
+
+def test_pages_that_are_no_longer_asked_for_go(written, pages, table, tmp_path):
+    again = shutil.copytree(written.parent, tmp_path / "again")
+    index = write_pages(again, pages[:1], table)
+    assert sorted(again.glob("*/*/index.html")) == pages_of(index)
+    assert len(pages_of(index)) == 1
+    assert not list(again.glob("phi*/*/*"))
 
 
 def test_a_page_shows_all_clips_and_numbers(written, pages):

@@ -101,6 +101,8 @@ def call_one_of(
 
 def _as_wholes(argv: list[str], mappings: Set[str]) -> list[str]:
     """Empty a mapping of dataclasses before it is given again: an entry of a known key would keep its old fields."""
+    if not mappings:
+        return argv
     changed = []
     for word, following in zip(argv, [*argv, ""][1:], strict=True):
         option, equals, value = word.partition("=")

@@ -80,6 +80,7 @@ class CouplingNetwork(nn.Module):
             raise TransporterError(msg)
         for name, value in given.items():
             own[name].copy_(torch.zeros_like(own[name]) if value is None else value)
+        self.token_values.copy_(self.standardise(self.token_values))  # as they are put in place in every step
 
     def standardise(self, tokens: Tensor) -> Tensor:
         """Tokens of any type → the network's own, with zero mean and unit variance per feature, (B, N, D)."""
@@ -98,7 +99,7 @@ class CouplingNetwork(nn.Module):
 
     def _kept(self, tokens: Tensor) -> Tensor:
         """Standardised tokens, with those that are the same in every clip in their places."""
-        return torch.where(self.token_fixed[:, None], self.standardise(self.token_values).to(tokens.dtype), tokens)
+        return torch.where(self.token_fixed[:, None], self.token_values.to(tokens.dtype), tokens)
 
     @torch.no_grad()
     def plan(self, coupled: Coupled, reencoded: Tensor | None = None) -> Tensor | None:

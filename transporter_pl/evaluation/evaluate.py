@@ -177,7 +177,7 @@ def _carry_out(plan: Plan, places: list[torch.device], console: Console) -> list
         return []
     events = work(plan, places[0]) if len(places) == 1 else spread_work(plan, places)
     failed: dict[str, str] = {}
-    for event in _shown(events, plan, console):
+    for event in _shown(events, plan, done, console):
         if event.state == "done":
             write_tables(plan.folder, plan.table())
         elif event.state == "failed":
@@ -185,8 +185,8 @@ def _carry_out(plan: Plan, places: list[torch.device], console: Console) -> list
     return [f"{name}: {said}" for name, said in failed.items()]
 
 
-def _shown(events: Iterable[Event], plan: Plan, console: Console) -> Iterator[Event]:
-    """The events, shown as they pass by."""
+def _shown(events: Iterable[Event], plan: Plan, done: int, console: Console) -> Iterator[Event]:
+    """The events, shown as they pass by, after so many cells that were done before."""
     parts = (
         TextColumn("cells"),
         BarColumn(),
@@ -196,7 +196,7 @@ def _shown(events: Iterable[Event], plan: Plan, console: Console) -> Iterator[Ev
     )
     under_way: dict[str, None] = {}
     with Progress(*parts, console=console, transient=True) as bar:
-        task = bar.add_task("", total=len(plan.jobs), completed=sum(map(plan.is_done, plan.jobs)))
+        task = bar.add_task("", total=len(plan.jobs), completed=done)
         for event in events:
             if event.state == "begun":
                 under_way[event.name] = None
@@ -206,8 +206,8 @@ def _shown(events: Iterable[Event], plan: Plan, console: Console) -> Iterator[Ev
                 console.print(f"{event.name}: {event.said}", soft_wrap=True)
             bar.update(task, advance=event.state == "done", description="; ".join(under_way))
             if event.state == "done" and not console.is_terminal:  # a file has no bar
-                done = bar.tasks[0]
-                console.print(f"{done.completed:.0f}/{done.total:.0f} {event.name}", soft_wrap=True)
+                shown = bar.tasks[0]
+                console.print(f"{shown.completed:.0f}/{shown.total:.0f} {event.name}", soft_wrap=True)
             yield event
 
 

@@ -103,7 +103,7 @@ def compare(
 def write_pages(out: Path, pages: Iterable[Comparison], table: Table) -> Path:
     """Write a folder a page, and an index of them beside the table; everything is there before the index is.
 
-    Pages of an earlier call that are not among these are deleted.
+    Pages of an earlier call that are not among these are deleted, once no index leads there.
 
     Args:
         out: Folder; made if it is not there.
@@ -118,9 +118,6 @@ def write_pages(out: Path, pages: Iterable[Comparison], table: Table) -> Path:
         folder = Path(_slug(page.vlm)) / _slug(page.pair.name)
         _write_page(out / folder, page, table)
         cards[out / folder] = _card(page, folder)
-    for file in list(out.glob(f"*/*/{INDEX}")):
-        if file.parent not in cards:
-            delete(file.parent)
     shown = "\n".join(cards.values())
     text = fill(
         "comparison.html",
@@ -132,6 +129,9 @@ def write_pages(out: Path, pages: Iterable[Comparison], table: Table) -> Path:
         foot=_foot(),
     )
     replace_file(out / INDEX, lambda aside: aside.write_text(text, encoding="utf-8"))
+    for file in list(out.glob(f"*/*/{INDEX}")):
+        if file.parent not in cards:
+            delete(file.parent)
     return out / INDEX
 
 
