@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import sys
 from argparse import ArgumentError
@@ -13,6 +14,8 @@ from transporter_pl import __doc__ as summary
 from transporter_pl import __version__
 from transporter_pl.errors import TransporterError, did_you_mean
 from transporter_pl.registry import Registry
+
+INTERRUPTED = 130  # 128 + 2, as a shell has it after Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -83,13 +86,20 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 for bad input, 130 after Ctrl-C.
     """
+    code = _exit_code(list(sys.argv[1:] if args is None else args))
+    if code != INTERRUPTED:  # then the other processes may be in the middle of something
+        _leave_process_group()
+    return code
+
+
+def _exit_code(argv: list[str]) -> int:
     try:
-        _run(list(sys.argv[1:] if args is None else args))
+        _run(argv)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     except SystemExit as end:
         # Lightning turns Ctrl-C into exit(1)
-        return 130 if isinstance(end.__context__, KeyboardInterrupt) else int(end.code or 0)
+        return INTERRUPTED if isinstance(end.__context__, KeyboardInterrupt) else int(end.code or 0)
     except Exception as error:
         message = _user_error(error)
         if message is None:
@@ -97,6 +107,18 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: {message}", file=sys.stderr)
         return 2
     return 0
+
+
+def _leave_process_group() -> None:
+    """End the group of processes that the command was one of, before the interpreter ends; Lightning ends NCCL's only.
+
+    Gloo's threads drop the tensors of the last collective, for which they need the interpreter; where it is ending
+    already they abort it, and a command that has done all its work ends with status 134.
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        gc.collect()  # the group waits for its threads once no model holds it
+        distributed.destroy_process_group()
 
 
 def _run(argv: list[str]) -> None:

@@ -142,3 +142,11 @@ def test_a_signal_to_the_first_of_two_ends_both_and_one_process_goes_on(tmp_path
     assert main(command(torn, *QUIET, *data, "4", "--ckpt_path=last")) == 0
     assert main(command(whole, *QUIET, *data, "4")) == 0
     assert close(phi(whole), phi(torn))
+
+
+def test_the_command_ends_after_the_threads_of_its_group(tmp_path):
+    """They would abort an interpreter that ends before them, after all is done."""
+    unfinished = ["--trainer.callbacks+=resumable_data.Unfinished", f"--trainer.callbacks.folder={tmp_path}"]
+    ended = launched(*command(tmp_path, *QUIET, "--trainer.devices=2", "--trainer.strategy=ddp", *unfinished))
+    assert ended.returncode == 0, ended.stderr[-5000:]
+    assert [(tmp_path / str(rank)).read_text() for rank in (0, 1)] == ["in a group: False, done: True"] * 2

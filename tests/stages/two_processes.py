@@ -1,5 +1,6 @@
 """What two processes do that torchrun starts: ``two_processes.py FOLDER CLIP``, see ``test_two_processes``."""
 
+import gc
 import json
 import pkgutil
 import sys
@@ -86,3 +87,5 @@ def main(folder):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    gc.collect()
+    torch.distributed.destroy_process_group()  # as the command does
