@@ -1,0 +1,60 @@
+"""The benchmark of the baselines runs, and tells of every method what it promises."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from transporter_pl.concepts.bank import Concept, ConceptBank
+from transporter_pl.concepts.pairs import Pair
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+METHODS = ["ours, guided", "ours", "am", "gradvit", "maco", "leaps"]
+FORWARDS = 4
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    yield importlib.import_module("baselines")
+    del sys.modules["baselines"]
+
+
+@pytest.fixture
+def bank(tiny, tmp_path):
+    """Two pairs in one scene each, with vectors of chance."""
+    facts = {"divergence": 0.5, "steps": 1, "loss": 0.1, "explained": 0.9, "prompt": "", "objective": "velocity"}
+    pairs = Pair("left", "right", ("a red oval moves {}",)), Pair("red", "blue", ("a {} oval moves left",))
+    vectors = torch.randn(2, 12, 16, generator=torch.Generator().manual_seed(0))
+    entries = tuple(Concept(pair=pair, vector=vector, **facts) for pair, vector in zip(pairs, vectors, strict=True))
+    ConceptBank(tiny.generator.path, tiny.vlm.path, "coupling", entries).save(tmp_path)
+    return str(tmp_path)
+
+
+def test_it_gives_a_row_a_method_and_goal(benchmark, tiny, trained, bank, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    benchmark.main(trained["coupling"], bank, tiny.generator, tiny.vlm, forwards=FORWARDS, every=2, device="cpu")
+    said = capsys.readouterr().out
+    assert "2 videos at once on cpu" in said
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.splitlines() if line.startswith("│")]
+    assert [row[0] for row in rows] == [word for method in METHODS for word in (method, "")]
+    assert [row[1] for row in rows] == list(benchmark.GOALS) * len(METHODS)
+    for name, goal, arrived, forwards, *_, end in rows:
+        spent = int(forwards.removeprefix("≥ "))
+        assert spent == 0 if name.startswith("ours") else 0 <= spent <= FORWARDS, (name, goal)
+        assert forwards.startswith("≥ ") == (spent == FORWARDS and float(arrived.removesuffix(" %")) <= 50)
+        assert torch.isfinite(torch.tensor(float(end)))
+    assert rows[0][2] == rows[1][2] == "100 %"  # ours is what the others are to reach
+
+
+def test_a_goal_that_is_reached_from_the_start_costs_one_look(benchmark, tiny, trained, bank, monkeypatch, capsys):
+    """The passes up to the first look, not those of the budget."""
+    found = []
+    monkeypatch.setattr(benchmark, "SLACK", torch.full((2, 1), 1e6))
+    monkeypatch.setattr(benchmark, "table", lambda rows, *_: found.append(rows) or "")
+    benchmark.main(trained["coupling"], bank, tiny.generator, tiny.vlm, forwards=FORWARDS, every=2, device="cpu")
+    for name in METHODS[2:]:
+        extra = int(benchmark.baselines.get(name).needs_stimulus)
+        assert [(cost.arrived, cost.forwards) for cost in found[0][name]] == [(1.0, 2 + extra)] * 2, name
