@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from transporter_pl.evaluation.samples import Judged
+
+log = logging.getLogger(__name__)
 
 BATCH = 8  # videos that a metric is shown at once; what I3D's activations cost is no matter of a table's settings
 
@@ -107,13 +110,20 @@ def measure(options: Options, judged: Judged) -> Figures:
         try:
             value = float(column.measure(judged))
         except Exception as error:  # one column's trouble is no other's
-            kind = "" if isinstance(error, TransporterError) else f"{type(error).__name__}: "
-            values[name], missing[name] = None, f"{kind}{error}"
+            values[name], missing[name] = None, _in_words(name, error)
             continue
         values[name] = value if math.isfinite(value) else None
         if values[name] is None:
             missing[name] = f"it came out as {value}"
     return Figures(values, missing)
+
+
+def _in_words(name: str, error: Exception) -> str:
+    """What to say of an error in a column; where it is a bug of the column's, the log tells its place."""
+    if isinstance(error, TransporterError):
+        return str(error)
+    log.warning("column %s could not be computed", name, exc_info=error)
+    return f"{type(error).__name__}: {error}"
 
 
 def batches(device: torch.device, *inputs: Tensor | Sequence[str]) -> Iterator[list[Any]]:
