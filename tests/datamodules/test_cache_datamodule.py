@@ -1,5 +1,7 @@
 """Latent caches as data that a training stops, resumes and shares on, through Lightning's own loops."""
 
+import atexit
+import gc
 import json
 import warnings
 from dataclasses import replace
@@ -241,6 +243,13 @@ class Watching(L.LightningModule):
     def on_train_end(self):
         if self.notes is not None:
             Path(self.notes, f"{self.global_rank}.json").write_text(json.dumps(self.seen))
+            atexit.register(_leave_group)
+
+
+def _leave_group():
+    """As the command does: Gloo's threads could abort an interpreter that ends before them."""
+    gc.collect()
+    torch.distributed.destroy_process_group()
 
 
 class Saving(L.Callback):
