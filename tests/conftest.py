@@ -6,6 +6,7 @@ import os
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tiny_pair import Tiny
 
 from transporter_pl.loading import BackboneSpec, load_generator, load_vlm
@@ -15,6 +16,11 @@ from transporter_pl.samples import VideoSpec
 # one thread, here and in what tests start, the results of one process and of several are the same to the last bit.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# How long an example takes says how busy the machine is. Where the variable CI is set, hypothesis draws the same
+# examples every time.
+settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 WORDS = [
     *["a", "red", "blue", "small", "large", "oval", "moves", "left", "right", "slowly", "quickly", "on"],

@@ -61,7 +61,7 @@ def _spec(frames, fps, side=16):
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     gaps=st.lists(st.integers(1, 9), min_size=2, max_size=20),
     first=st.sampled_from([0, 7]),
@@ -107,7 +107,7 @@ def test_the_last_frame_is_held_for_half_a_frame_of_the_geometry(start, end, las
 
 
 @given(frames=st.integers(1, 12), fps=st.sampled_from([3, 8, 12.5, 24, 30]), lasts=st.integers(1, 24))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_window_is_long_enough_to_half_a_frame_before_the_last_time(frames, fps, lasts, whole):
     end = lasts / 24
     shown = [i for i in range(24) if Fraction(i, 24) < end]  # a float may lie a little behind a frame's time

@@ -59,7 +59,7 @@ class TestParity:
         views = fitted(40, 32, 32, 8, **settings).views(clip[:, None] / 255)
         torch.testing.assert_close(views, theirs, atol=1e-6, rtol=0)
 
-    @settings(deadline=None, max_examples=150)
+    @settings(max_examples=150)
     @given(SIDES, st.integers(1, 200), st.integers(1, 200), st.sampled_from([1, 2, 3, 4, 6, 9, 12, 36]))
     def test_any_frame_and_any_limit_of_crops(self, sides, height, width, most):
         side, patch = sides
@@ -80,7 +80,7 @@ class TestParity:
         assert levels[:, 0].max() < 1.01 * 1.375**2
         assert levels.mean() < 0.5
 
-    @settings(deadline=None, max_examples=30)
+    @settings(max_examples=30)
     @given(st.integers(200, 2000), st.integers(200, 2000))
     def test_the_published_model_cuts_at_448(self, height, width):
         clip = torch.zeros(1, 3, height, width, dtype=torch.uint8)

@@ -53,7 +53,7 @@ class TestPixels:
         torch.testing.assert_close(frames.images(clips / 255), official(processor, clips), atol=1e-6, rtol=0)
 
     @needs_processor
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(height=st.integers(8, 90), width=st.integers(8, 90), seed=st.integers(0, 99))
     def test_squashed_to_a_square_they_are_within_a_grey_level(self, height, width, seed):
         generator = torch.Generator().manual_seed(seed)

@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from transporter_pl.adapters import vlms
@@ -188,7 +188,6 @@ class TestParity:
         assert levels.max() < 1.2
         assert levels.mean() < 0.5
 
-    @settings(deadline=None)
     @given(
         frames=st.integers(2, 33),
         sides=st.tuples(st.integers(8, 900), st.integers(8, 900)),
@@ -201,7 +200,6 @@ class TestParity:
         ours = clip_size(VideoSpec(frames, *sides), factor, 2, {"size": size})
         assert ours == official_resize(frames, *sides, 2, factor, least, least + extra)
 
-    @settings(deadline=None)
     @given(
         frames=st.integers(2, 33),
         sides=st.tuples(st.integers(32, 900), st.integers(32, 900)),

@@ -246,7 +246,7 @@ class TestText:
         assert vlm.token_ids("") == []
         assert not set(vlm.token_ids(vlm.default_prompt)) & set(vlm.tokenizer.all_special_ids)
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=20)
     @given(st.lists(st.sampled_from([*"7.,:?", "a", "the", "red", "blue", "ball"]), min_size=1, max_size=9))
     def test_round_trip(self, vlm, words):
         ids = vlm.token_ids(" ".join(words))

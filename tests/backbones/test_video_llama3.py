@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tiny_vlms import needs_processor, processed
 from torch.nn.functional import cross_entropy
@@ -60,7 +60,6 @@ class TestPixels:
         assert levels.mean() < 0.5
 
     @needs_processor
-    @settings(deadline=None)
     @given(
         sides=st.tuples(st.integers(8, 900), st.integers(8, 900)),
         factor=st.sampled_from([16, 28]),

@@ -12,7 +12,7 @@ UNIPC = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 5.0])
 @pytest.mark.parametrize("kind", ["euler", "unipc"])
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(steps=st.integers(1, 12), seed=st.integers(0, 99))
 def test_a_perfect_velocity_leads_to_the_clean_latents(kind, shift, steps, seed):
     scheduler = (

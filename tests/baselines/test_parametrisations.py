@@ -61,7 +61,7 @@ def test_white_waves_become_pictures_with_the_slope_of_natural_ones():
     assert slope.item() == pytest.approx(-power, abs=0.02)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 999), spec=st.sampled_from(SPECS))
 def test_no_phase_changes_a_magnitude(seed, spec):
     """The spectrum of the real video has the magnitudes that were asked for, in every wave but none at all."""

@@ -90,7 +90,7 @@ def test_zoom_by_two_is_bilinear_enlargement_of_the_middle():
     torch.testing.assert_close(warped(video, zoom=2.0), larger)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 999), pixels=st.integers(0, 5))
 def test_jitter_shifts_by_whole_pixels_with_grey_beyond(seed, pixels):
     video = clips(seed)
@@ -102,7 +102,7 @@ def test_jitter_shifts_by_whole_pixels_with_grey_beyond(seed, pixels):
         assert len(shifts) == 1
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 999), most=st.integers(0, 3))
 def test_roll_is_indexing_modulo_the_side(seed, most):
     video = clips(seed)
@@ -120,7 +120,7 @@ def places(side, count):
     return torch.stack([*torch.meshgrid(x, x, indexing="xy"), torch.zeros(side, side)]).expand(count, 1, 3, side, side)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 999), side=st.floats(0.2, 1))
 def test_crops_show_a_box_within_the_frame(seed, side):
     across, down = transforms.crop(places(32, 5), side, side, sources(5, seed))[:, 0, :2].unbind(1)

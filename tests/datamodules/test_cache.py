@@ -148,7 +148,7 @@ def test_every_caption_of_a_clip_is_there_beside_its_clip_once(tmp_path):
 
 
 @given(lengths=st.lists(st.integers(0, SHAPES.condition[0]), min_size=1, max_size=6))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_rows_of_padding_are_not_stored_and_come_back(lengths, tmp_path_factory):
     folder = tmp_path_factory.mktemp("padded")
     condition = torch.randn(len(lengths), *SHAPES.condition)
@@ -347,7 +347,7 @@ def _rows(encoded, rows):
     return Encoded(ids, captions, **{name: getattr(encoded, name)[rows] for name in TENSORS})
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(at=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_a_check_finds_every_bit_that_has_turned(at, bit, tmp_path_factory):
     folder = tmp_path_factory.mktemp("turned")

@@ -60,7 +60,7 @@ def test_values_lie_in_the_interval_that_their_word_names(words, seed):
         assert (factor.word_of(scene.values[:, index]) == words[index]).all()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(words=WORDS, seed=st.integers(0, 2**31), side=st.sampled_from([32, 48, 64, 96]), frames=st.sampled_from([5, 9]))
 def test_the_oval_stays_inside_the_frame(words, seed, side, frames):
     scene = sample_scene(4, _seeded(seed), words=torch.tensor([words]).expand(4, -1))

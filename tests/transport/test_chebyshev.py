@@ -21,7 +21,7 @@ def interpolated(nodes, a, b):
     return torch.einsum("pki,mk,pmj->pij", nodes.kernel(a), nodes.transform, nodes.waves(b))[0]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(half=st.floats(0.01, 20), count=st.integers(2, 80))
 def test_the_kernel_is_as_near_as_the_bound_says(half, count):
     nodes = grid(half, count)
@@ -32,7 +32,7 @@ def test_the_kernel_is_as_near_as_the_bound_says(half, count):
     assert (near - exact).abs().max() <= interpolation_error(half, count) + 1e-12
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(half=st.floats(0.1, 10), count=st.integers(2, 60), bend=st.floats(0, 0.7))
 def test_so_is_the_levelled_one(half, count, bend):
     """exp(κ (b − μ)²) K is within ε exp(κ/(1 − κ) (a − μ)²), with ε of half the length times √(1 − κ)."""
@@ -63,7 +63,7 @@ def test_as_many_nodes_as_are_needed(half, digits):
     assert nodes_needed(half, error) <= 30 + 2 * digits + 11 * half
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @example(
     seed=579, spread=7.060505627196881, ratio=2.890625, shift=0.0, offset=100.0, dtype=torch.float32
 )  # l_jζ < error

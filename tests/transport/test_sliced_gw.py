@@ -42,7 +42,7 @@ def looped_plan(directions, first, second):
     return plan
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), count=st.integers(1, 8))
 def test_a_match_is_the_distortion_but_for_a_constant(seed, count):
     draws = np.random.default_rng(seed)
@@ -93,7 +93,7 @@ def test_of_seven_points_another_can_be():
     assert taken == pytest.approx(0.86 * best)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), count=st.integers(1, 9), projections=st.integers(1, 30))
 def test_rows_and_columns_sum_to_one(seed, count, projections):
     plan = transport(projections=projections).plan(*tokens(seed, count))

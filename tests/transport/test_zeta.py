@@ -66,7 +66,7 @@ def test_large_regularisation_takes_the_mean():
     torch.testing.assert_close(moved, first.mean(1, keepdim=True).expand_as(first))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 999), reg=st.floats(1e-3, 1e3), iterations=st.integers(0, 3), count=st.integers(1, 9))
 def test_columns_are_weights(seed, reg, iterations, count):
     made, (first, second) = transport(regularisation=reg, iterations=iterations), tokens(seed, count=count)
@@ -75,7 +75,7 @@ def test_columns_are_weights(seed, reg, iterations, count):
     torch.testing.assert_close(plan.sum(1), torch.ones(2, count, dtype=torch.float64))
 
 
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 999), iterations=st.integers(0, 2))
 def test_permutations(seed, iterations):
     """The order of the sources is forgotten, that of the targets is kept."""
