@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 
 # How long an example takes says how busy the machine is. Where the variable CI is set, hypothesis draws the same
 # examples every time.
-settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 WORDS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import sys
@@ -78,17 +79,18 @@ def find(name: str) -> Command:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run one command.
+    """Run one command; at the end of the interpreter, leave the process group that it has joined.
 
     Args:
         args: Arguments after ``transporter``; ``sys.argv``'s if left out.
 
     Returns:
-        Exit code: 0, 2 for bad input, 130 after Ctrl-C.
+        Exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
     """
     code = _exit_code(list(sys.argv[1:] if args is None else args))
-    if code != INTERRUPTED:  # then the other processes may be in the middle of something
-        _leave_process_group()
+    atexit.unregister(leave_process_group)
+    if code != INTERRUPTED:  # after Ctrl-C the other processes may be anywhere
+        atexit.register(leave_process_group)
     return code
 
 
@@ -109,15 +111,17 @@ def _exit_code(argv: list[str]) -> int:
     return 0
 
 
-def _leave_process_group() -> None:
-    """End the group of processes that the command was one of, before the interpreter ends; Lightning ends NCCL's only.
+def leave_process_group() -> None:
+    """Leave the process group, if there is one, before the interpreter ends; Lightning does so for NCCL alone.
 
-    Gloo's threads drop the tensors of the last collective, for which they need the interpreter; where it is ending
-    already they abort it, and a command that has done all its work ends with status 134.
+    Gloo's threads drop the tensors of the last collective, for which they take the GIL. Where the interpreter is ending
+    already that aborts it, and a command that has done all its work ends with status 134. Collectives that were begun
+    and not waited for are waited for here.
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        gc.collect()  # the group waits for its threads once no model holds it
+        # a group that nothing else holds waits for its threads; FSDP2's caches hold it: what that takes is their time
+        gc.collect()
         distributed.destroy_process_group()
 
 

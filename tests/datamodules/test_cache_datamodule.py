@@ -1,7 +1,6 @@
 """Latent caches as data that a training stops, resumes and shares on, through Lightning's own loops."""
 
 import atexit
-import gc
 import json
 import warnings
 from dataclasses import replace
@@ -13,6 +12,7 @@ import pytest
 import torch
 from caches import joined, write_cache
 
+from transporter_pl.cli import leave_process_group
 from transporter_pl.datamodules.cache import datamodule
 from transporter_pl.datamodules.cache.datamodule import CacheDataModule
 from transporter_pl.datamodules.cache.joined import JoinedCaches
@@ -243,13 +243,7 @@ class Watching(L.LightningModule):
     def on_train_end(self):
         if self.notes is not None:
             Path(self.notes, f"{self.global_rank}.json").write_text(json.dumps(self.seen))
-            atexit.register(_leave_group)
-
-
-def _leave_group():
-    """As the command does: Gloo's threads could abort an interpreter that ends before them."""
-    gc.collect()
-    torch.distributed.destroy_process_group()
+            atexit.register(leave_process_group)
 
 
 class Saving(L.Callback):

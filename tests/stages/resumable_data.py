@@ -87,11 +87,15 @@ class Signalled(L.Callback):
 
 
 class Unfinished(L.Callback):
-    """Leaves Gloo's threads with something to do, and writes, at the end of the interpreter, whether they have."""
+    """Leaves Gloo's threads with something to do, and writes, when the interpreter ends, what is left of them."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        work, file = dist.all_reduce(torch.ones(2**24), async_op=True), Path(self.folder) / str(trainer.global_rank)
-        atexit.register(lambda: file.write_text(f"in a group: {dist.is_initialized()}, done: {work.is_completed()}"))
+        self.work = dist.all_reduce(torch.ones(2**24), async_op=True)
+        atexit.register(self.write, Path(self.folder) / str(trainer.global_rank))
+
+    def write(self, file: Path) -> None:
+        threads = [file.read_text().strip() for file in Path("/proc/self/task").glob("*/comm")]
+        file.write_text(f"{self.work.is_completed()} {threads.count('pt_gloo_runloop')} {dist.is_initialized()}")

@@ -141,7 +141,7 @@ FLIPS = st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
 
 
 @given(FLIPS, st.sampled_from(["anywhere", "in the pickle", "in the directory"]))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_flipped_bits_are_told_or_change_nothing(whole, tmp_path, flips, where):
     content = bytearray(whole.read_bytes())
     start = content.index(b"PK\x01\x02") if where == "in the directory" else 0

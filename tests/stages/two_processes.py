@@ -1,6 +1,5 @@
 """What two processes do that torchrun starts: ``two_processes.py FOLDER CLIP``, see ``test_two_processes``."""
 
-import gc
 import json
 import pkgutil
 import sys
@@ -12,6 +11,7 @@ import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
 from resumable_data import SHAPES, OrderedEncodings
 
+from transporter_pl.cli import leave_process_group
 from transporter_pl.commands.arguments import PACKAGED
 from transporter_pl.coupling.config import CouplingOptions
 from transporter_pl.datamodules.cache.datamodule import CacheDataModule
@@ -87,5 +87,4 @@ def main(folder):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
-    gc.collect()
-    torch.distributed.destroy_process_group()  # as the command does
+    leave_process_group()
