@@ -64,8 +64,16 @@ def test_unknown_name_lists_and_suggests():
 
 
 def test_missing_package_names_the_pip_command():
-    with pytest.raises(TransporterError, match=r"can't be imported: .*try: pip install no_such_package$"):
+    with pytest.raises(TransporterError, match=r"can't be imported: .*try: pip install no_such_package$") as raised:
         Registry("vlms").get("no_such_package.module.Class")
+    assert "; if no_such_package is yours, put its folder on PYTHONPATH, else try" in str(raised.value)
+
+
+def test_a_file_that_python_can_not_read_is_named(tmp_path, monkeypatch):
+    (tmp_path / "spoilt.py").write_text("class Mine(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(TransporterError, match=r"vlms: 'spoilt.Mine' can't be imported: .*; mend .*spoilt\.py$"):
+        Registry("vlms").get("spoilt.Mine")
 
 
 @pytest.mark.parametrize("path", ["transporter_pl.registri.Registry", "transporter_pl.registry.Registri", "json.no.C"])

@@ -67,7 +67,7 @@ class Registry(Generic[T]):
             if entry is not None:
                 return entry.load()  # type: ignore[no-any-return]
             return getattr(importlib.import_module(module), attribute)  # type: ignore[no-any-return]
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, SyntaxError) as error:
             msg = f"{self.kind}: {name!r} can't be imported: {error}; {_advice(error, entry)}"
             raise TransporterError(msg) from error
 
@@ -104,11 +104,14 @@ def _class_path(plugin: object) -> str:
     return f"{plugin.__module__}.{plugin.__qualname__}"  # type: ignore[attr-defined]
 
 
-def _advice(error: ImportError | AttributeError, entry: EntryPoint | None) -> str:
+def _advice(error: ImportError | AttributeError | SyntaxError, entry: EntryPoint | None) -> str:
     """What to do about a failed import; pip can help only where a whole package is missing."""
+    if isinstance(error, SyntaxError):
+        return f"mend {error.filename}"
     package = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if package and package not in sys.modules and find_spec(package) is None:
-        return f"try: pip install {package}"
+        own = "" if entry else f"if {package} is yours, put its folder on PYTHONPATH, else "
+        return f"{own}try: pip install {package}"
     if entry is not None:
         return f"upgrade {entry.dist.name if entry.dist else entry.module}, or what it needs"
     return "correct the class path"

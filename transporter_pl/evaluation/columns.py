@@ -6,6 +6,8 @@ import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from traceback import format_exception
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -122,8 +124,14 @@ def _in_words(name: str, error: Exception) -> str:
     """What to say of an error in a column; where it is a bug of the column's, the log tells its place."""
     if isinstance(error, TransporterError):
         return str(error)
-    log.warning("column %s could not be computed", name, exc_info=error)
+    _log_once(f"column {name} could not be computed\n{''.join(format_exception(error))}")
     return f"{type(error).__name__}: {error}"
+
+
+@cache
+def _log_once(text: str) -> None:
+    """A bug is the same in every cell."""
+    log.warning(text)
 
 
 def batches(device: torch.device, *inputs: Tensor | Sequence[str]) -> Iterator[list[Any]]:
