@@ -87,8 +87,8 @@ def main(args: list[str] | None = None) -> int:
     Returns:
         Exit code: 0, 2 for bad input, 130 after Ctrl-C, 143 after SIGTERM.
     """
+    atexit.unregister(leave_process_group)  # of an earlier command, should this one crash or be interrupted
     code = _exit_code(list(sys.argv[1:] if args is None else args))
-    atexit.unregister(leave_process_group)
     if code != INTERRUPTED:  # after Ctrl-C the other processes may be anywhere
         atexit.register(leave_process_group)
     return code
@@ -120,7 +120,7 @@ def leave_process_group() -> None:
     """
     distributed = sys.modules.get("torch.distributed")
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        # a group that nothing else holds waits for its threads; FSDP2's caches hold it: what that takes is their time
+        # a group that nothing else holds waits for its threads; FSDP2's caches hold it, and it has but this time to end
         gc.collect()
         distributed.destroy_process_group()
 

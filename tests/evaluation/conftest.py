@@ -5,9 +5,8 @@ from dataclasses import asdict
 
 import pytest
 import torch
-from evaluating import WITH, WITHOUT
+from evaluating import WITH, WITHOUT, random_bank
 
-from transporter_pl.concepts.bank import Concept, ConceptBank
 from transporter_pl.concepts.pairs import Pair
 from transporter_pl.coupling.network import CouplingNetwork
 from transporter_pl.report.video import write_video
@@ -36,11 +35,8 @@ def trained(tiny, tiny_coupling, tmp_path_factory):
     network = CouplingNetwork.from_pretrained(tiny_coupling)
     network.origin = Origin(tiny.generator.path, tiny.vlm.path, tiny.video)
     network.save(folder / "coupling")
-    facts = {"divergence": 0.5, "steps": 1, "loss": 0.1, "explained": 0.9, "prompt": "", "objective": "velocity"}
-    vector = torch.randn(12, 16, generator=torch.Generator().manual_seed(0))
-    entries = (Concept(pair=Pair("left", "right"), vector=vector, **facts),)
-    ConceptBank(tiny.generator.path, tiny.vlm.path, "coupling", entries).save(folder / "bank")
-    return {"vlm": asdict(tiny.vlm), "coupling": str(folder / "coupling"), "concepts": str(folder / "bank")}
+    concepts = random_bank(tiny, folder / "bank", Pair("left", "right"))
+    return {"vlm": asdict(tiny.vlm), "coupling": str(folder / "coupling"), "concepts": concepts}
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,8 @@ import torch
 import yaml
 
 from transporter_pl.cli import main
+from transporter_pl.concepts.bank import Concept, ConceptBank
+from transporter_pl.concepts.pairs import Pair
 from transporter_pl.datamodules.folder import FolderClips
 from transporter_pl.evaluation.columns import Column
 from transporter_pl.evaluation.evaluate import evaluate as command
@@ -17,7 +19,16 @@ from transporter_pl.evaluation.setup import Explained, Row
 from transporter_pl.loading import BackboneSpec
 from transporter_pl.samples import VideoSpec
 
+FACTS = {"divergence": 0.5, "steps": 1, "loss": 0.1, "explained": 0.9, "prompt": "", "objective": "velocity"}
 WITH, WITHOUT = "a red oval moves right slowly", "a red oval moves left slowly"
+
+
+def random_bank(tiny, folder: Path, *pairs: Pair) -> str:
+    """Folder of a bank whose vectors are drawn."""
+    draws = torch.Generator().manual_seed(0)
+    entries = tuple(Concept(pair=pair, vector=torch.randn(12, 16, generator=draws), **FACTS) for pair in pairs)
+    ConceptBank(tiny.generator.path, tiny.vlm.path, "coupling", entries).save(folder)
+    return str(folder)
 
 
 class Brightness(Column):

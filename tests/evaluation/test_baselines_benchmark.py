@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from evaluating import random_bank
 
-from transporter_pl.concepts.bank import Concept, ConceptBank
 from transporter_pl.concepts.pairs import Pair
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
@@ -25,13 +25,9 @@ def benchmark(monkeypatch):
 
 @pytest.fixture
 def bank(tiny, tmp_path):
-    """Two pairs in one scene each, with vectors of chance."""
-    facts = {"divergence": 0.5, "steps": 1, "loss": 0.1, "explained": 0.9, "prompt": "", "objective": "velocity"}
+    """Two pairs in one scene each."""
     pairs = Pair("left", "right", ("a red oval moves {}",)), Pair("red", "blue", ("a {} oval moves left",))
-    vectors = torch.randn(2, 12, 16, generator=torch.Generator().manual_seed(0))
-    entries = tuple(Concept(pair=pair, vector=vector, **facts) for pair, vector in zip(pairs, vectors, strict=True))
-    ConceptBank(tiny.generator.path, tiny.vlm.path, "coupling", entries).save(tmp_path)
-    return str(tmp_path)
+    return random_bank(tiny, tmp_path, *pairs)
 
 
 def test_it_gives_a_row_a_method_and_goal(benchmark, tiny, trained, bank, capsys, monkeypatch):
